@@ -1,0 +1,7 @@
+# Warnings are errors in everything of ours; sanitizers, where asked for, in everything that is linked together.
+add_library(vmthaw_warnings INTERFACE)
+target_compile_options(vmthaw_warnings INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
+if(VMTHAW_SANITIZE)
+  add_compile_options(-fsanitize=${VMTHAW_SANITIZE} -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=${VMTHAW_SANITIZE})
+endif()

@@ -1,0 +1,139 @@
+"""Exceptions of vmthaw.
+
+Everything the library raises derives from `VmthawError`. A failed system call becomes the `OSError` subclass that its
+errno stands for *and* a `VmthawError`, so both ``except PermissionError`` and ``except VmthawError`` work.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+
+
+class VmthawError(Exception):
+    """Base of everything vmthaw raises."""
+
+
+class VmthawValueError(VmthawError, ValueError):
+    """An argument that cannot be right."""
+
+
+class StateError(VmthawError, RuntimeError):
+    """The object cannot do this in its present state (closed, not started, already stopped)."""
+
+
+class ForkedError(StateError):
+    """The object came through ``fork()`` and is inert in the child."""
+
+
+class VmthawOSError(VmthawError, OSError):
+    """A failed system call.
+
+    Attributes: ``errno``, ``strerror``, ``operation`` (the system call), ``remedy`` (may be empty) and ``address``
+    (None, or the host address it was about).
+    """
+
+    operation: str = ""
+    remedy: str = ""
+    address: int | None = None
+
+
+class VmthawPermissionError(VmthawOSError, PermissionError):
+    """EPERM or EACCES."""
+
+
+class VmthawFileNotFoundError(VmthawOSError, FileNotFoundError):
+    """ENOENT."""
+
+
+class VmthawFileExistsError(VmthawOSError, FileExistsError):
+    """EEXIST."""
+
+
+class VmthawProcessLookupError(VmthawOSError, ProcessLookupError):
+    """ESRCH: the process has exited."""
+
+
+class VmthawBlockingIOError(VmthawOSError, BlockingIOError):
+    """EAGAIN: try again after draining events."""
+
+
+class VmthawInterruptedError(VmthawOSError, InterruptedError):
+    """EINTR."""
+
+
+class VmthawConnectionError(VmthawOSError, ConnectionError):
+    """ECONNREFUSED, ECONNRESET, EPIPE and their like."""
+
+
+class VmthawTimeoutError(VmthawError, TimeoutError):
+    """A wait ended before what it waited for."""
+
+
+_BY_ERRNO: dict[int, type[VmthawOSError]] = {
+    _errno.EPERM: VmthawPermissionError,
+    _errno.EACCES: VmthawPermissionError,
+    _errno.ENOENT: VmthawFileNotFoundError,
+    _errno.EEXIST: VmthawFileExistsError,
+    _errno.ESRCH: VmthawProcessLookupError,
+    _errno.EAGAIN: VmthawBlockingIOError,
+    _errno.EINTR: VmthawInterruptedError,
+    _errno.ECONNREFUSED: VmthawConnectionError,
+    _errno.ECONNRESET: VmthawConnectionError,
+    _errno.ECONNABORTED: VmthawConnectionError,
+    _errno.EPIPE: VmthawConnectionError,
+}
+
+
+def os_error_class(errno_value: int) -> type[VmthawOSError]:
+    """The class for an errno: the `OSError` subclass that Python people expect, which is a `VmthawError` too."""
+    return _BY_ERRNO.get(errno_value, VmthawOSError)
+
+
+class OutOfRegionError(VmthawError, LookupError):
+    """An address in no region. Attribute ``address``."""
+
+    address: int = 0
+
+
+class RegionError(VmthawValueError):
+    """A region that is unaligned, overflows, overlaps another or is not covered by its source."""
+
+
+class PageSourceError(VmthawError):
+    """A page source could not give its bytes."""
+
+
+class ShortReadError(PageSourceError):
+    """The source ended early. Attributes ``got`` and ``expected`` (bytes)."""
+
+    got: int = 0
+    expected: int = 0
+
+
+class SourceOpenError(PageSourceError):
+    """A source could not be opened. Attributes ``path`` and ``errno``."""
+
+    path: str = ""
+    errno: int = 0
+
+
+class SourceIoError(PageSourceError):
+    """Reading a source failed. Attribute ``errno``."""
+
+    errno: int = 0
+
+
+class HandoverError(VmthawError):
+    """A bad hand-over from a VMM. Attribute ``field`` names what was wrong."""
+
+    field: str = ""
+
+
+class IncompleteSessionsError(StateError):
+    """Stopping now would leave VMs without pages. Attribute ``sessions`` names them."""
+
+    sessions: str = ""
+
+
+class PageFailedError(VmthawError):
+    """A page could not be served and the failure policy was applied."""

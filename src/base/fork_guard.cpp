@@ -1,0 +1,28 @@
+#include "base/fork_guard.hpp"
+
+#include <pthread.h>
+
+#include <atomic>
+
+#include "base/error.hpp"
+
+namespace vmthaw {
+namespace {
+
+std::atomic<std::uint64_t> g_generation{0};
+
+const int g_registered = ::pthread_atfork(nullptr, nullptr, [] { g_generation.fetch_add(1); });
+
+}  // namespace
+
+std::uint64_t ForkGuard::current_generation() noexcept {
+    return g_generation.load(std::memory_order_relaxed) + (g_registered == 0 ? 0U : 1U);
+}
+
+void ForkGuard::check(const char* what) const {
+    if (inherited()) {
+        throw ForkedError(what);
+    }
+}
+
+}  // namespace vmthaw

@@ -1,0 +1,15 @@
+#include "bindings/bindings.hpp"
+
+// A table of contents: one register_* per room.
+PYBIND11_MODULE(_core, module) {
+    using namespace vmthaw::bindings;
+    module.doc() = "The C++ core of vmthaw. Import `vmthaw` instead: names here may move.";
+    module.attr("__version__") = VMTHAW_VERSION;
+    register_errors(module);
+    register_log(module);
+    register_userfaultfd(module);
+    register_source(module);
+    register_pager(module);
+    register_handover(module);
+    register_testing(module);
+}

@@ -1,0 +1,1 @@
+#include "handover/handover_message.hpp"

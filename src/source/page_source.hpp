@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+
+namespace vmthaw {
+
+// What a range of a source is: bytes, zeros (never read), or "not here, ask the layer below" (diffs only).
+enum class ExtentKind : std::uint8_t { data, zero, unchanged };
+
+struct Extent {
+    std::uint64_t offset;
+    std::uint64_t size;
+    ExtentKind kind;
+};
+
+// Why a read failed, for the fault path, which does not throw.
+enum class ReadStatus : std::uint8_t { ok, short_read, io_error, out_of_range, closed };
+
+struct ReadResult {
+    ReadStatus status = ReadStatus::ok;
+    int errno_value = 0;         // for io_error
+    std::uint64_t got_bytes = 0;  // for short_read
+    [[nodiscard]] bool ok() const noexcept { return status == ReadStatus::ok; }
+};
+
+// Where page bytes come from. Offsets are bytes into the memory file. Thread-safe: any number of threads at once.
+// The fault path calls only the noexcept functions. read() and prepare() may block and then run on source threads
+// only, unless ready() said that they will not.
+class PageSource {
+public:
+    PageSource() = default;
+    PageSource(const PageSource&) = delete;
+    PageSource& operator=(const PageSource&) = delete;
+    PageSource(PageSource&&) = delete;
+    PageSource& operator=(PageSource&&) = delete;
+    virtual ~PageSource() = default;
+
+    // First offset served, and the size in bytes behind it (as it was at open).
+    [[nodiscard]] virtual std::uint64_t start() const noexcept { return 0; }
+    [[nodiscard]] virtual std::uint64_t size() const noexcept = 0;
+    // True when [offset, offset + size) can be served, be it as zeros behind the end of the file (by its own policy).
+    [[nodiscard]] virtual bool covers(std::uint64_t offset, std::uint64_t size) const noexcept = 0;
+
+    // The kind at `offset` and how far it goes from there (at most `limit` bytes, never 0). O(log extents).
+    [[nodiscard]] virtual Extent extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept = 0;
+
+    // Fills `out` with the bytes at `offset`, holes as zeros. All or nothing.
+    [[nodiscard]] virtual ReadResult read(std::uint64_t offset, std::span<std::byte> out) noexcept = 0;
+
+    // Address from which [offset, offset + size) can be copied without a bounce buffer, or null. The bytes may lie on a
+    // file that shrinks: only the kernel (UFFDIO_COPY, pread) may read them; a user-space load could die of SIGBUS.
+    [[nodiscard]] virtual const std::byte* mapped(std::uint64_t /*offset*/, std::uint64_t /*size*/) const noexcept {
+        return nullptr;
+    }
+    // True when the range can be installed now without waiting for a disk, a network or Python: the fault thread
+    // then does it itself. Otherwise a source thread calls prepare() (or read()) first. Cheap: a bit test mostly.
+    [[nodiscard]] virtual bool ready(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return false; }
+    // Brings [offset, offset + size) to where mapped() reads it without blocking. May block.
+    [[nodiscard]] virtual ReadResult prepare(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return {}; }
+    // Checked before a mapped range is installed: that the source is still whole (a file did not shrink). Cheap.
+    [[nodiscard]] virtual ReadResult still_whole() const noexcept { return {}; }
+
+    // All extents in order, neighbours of one kind joined. May allocate: not for the fault path.
+    [[nodiscard]] virtual std::vector<Extent> extents() const = 0;
+    // For messages, traces and statistics: "file:/path", "zero", "python:name".
+    [[nodiscard]] virtual std::string description() const = 0;
+    // Ends the source: later reads answer `closed`, waiting ones end. Idempotent.
+    virtual void close() noexcept {}
+};
+
+// Turns a failed ReadResult into the exception of the same meaning: ShortReadError, SourceIoError, ...
+[[noreturn]] void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size,
+                                   const ReadResult& result);
+
+}  // namespace vmthaw
