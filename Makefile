@@ -1,6 +1,47 @@
+# `make` lists the targets. Each does its own set-up and is incremental; the lock lets several builds of one checkout wait
+# for each other instead of colliding.
 SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
 VENV := .venv
-.PHONY: build
-build:
-	@mkdir -p build
-	flock build/.lock bash -c 'cmake --preset release -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python -Dpybind11_DIR=$$($(VENV)/bin/python -m pybind11 --cmakedir) >build/configure.log || { cat build/configure.log; exit 1; }; cmake --build --preset release'
+PYTHON := $(VENV)/bin/python
+JOBS ?= $(shell nproc)
+PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+
+.PHONY: help setup build test demo bench wheel lint fuzz sanitize clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## system packages (by apt when root or sudo), .venv and its tools
+	@scripts/setup
+
+build: setup ## the extension module (python/vmthaw/_core*.so) and the core tests, build/release
+	@scripts/build release
+
+test: build ## everything under tests/: unit, core, sanitizers, integration, linters, the wheel
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+demo: build ## the main job: a VM-sized process restored lazily, with its table of timings
+	@$(VENV)/bin/vmthaw demo
+
+bench: build ## the benchmark tables, with JSON beside them
+	@$(PYTHON) -m tests.benchmarks
+
+wheel: setup ## dist/*.whl, repaired by auditwheel, with the oldest manylinux tag reachable
+	@scripts/wheel
+
+lint: build ## clang-format, clang-tidy, ruff, mypy, stubtest, the include directions and the like
+	@$(PYTHON) -m pytest tests/lint $(PYTEST_ARGS)
+
+sanitize: setup ## the core tests under address+undefined and under thread sanitizers
+	@$(PYTHON) -m pytest tests/core/test_sanitizers.py $(PYTEST_ARGS)
+
+fuzz: setup ## every fuzz target for FUZZ_SECONDS (60) each under address+undefined sanitizers
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+clean: ## remove what was built; .venv stays
+	@rm -rf build dist python/vmthaw/_core*.so .mypy_cache .ruff_cache .pytest_cache
