@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/fork_guard.hpp"
 
 namespace vmthaw {
 
@@ -70,8 +71,15 @@ public:
     [[nodiscard]] virtual std::vector<Extent> extents() const = 0;
     // For messages, traces and statistics: "file:/path", "zero", "python:name".
     [[nodiscard]] virtual std::string description() const = 0;
-    // Ends the source: later reads answer `closed`, waiting ones end. Idempotent.
+    // Ends the source: later reads answer `closed`, waiting ones end. Idempotent. What mapped() gave out stays valid
+    // until the object dies, so that a fault thread in the middle of a copy is never cut off.
     virtual void close() noexcept {}
+
+    // True in a child that got this object through fork(): reads answer `closed` there.
+    [[nodiscard]] bool inherited() const noexcept { return fork_guard_.inherited(); }
+
+private:
+    ForkGuard fork_guard_;
 };
 
 // Turns a failed ReadResult into the exception of the same meaning: ShortReadError, SourceIoError, ...
