@@ -19,9 +19,17 @@ class Ring {
 public:
     explicit Ring(std::size_t capacity)
         : mask_(std::bit_ceil(capacity < 2 ? std::size_t{2} : capacity) - 1), cells_(new Cell[mask_ + 1]) {
+        reset();
+    }
+
+    // Empties the ring and its counter. Only while nobody else uses it: at birth, and in a forked child.
+    void reset() noexcept {
         for (std::size_t i = 0; i <= mask_; ++i) {
             cells_[i].sequence.store(i, std::memory_order_relaxed);
         }
+        head_.store(0, std::memory_order_relaxed);
+        tail_.store(0, std::memory_order_relaxed);
+        dropped_.store(0, std::memory_order_relaxed);
     }
 
     [[nodiscard]] std::size_t capacity() const noexcept { return mask_ + 1; }
