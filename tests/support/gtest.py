@@ -1,0 +1,102 @@
+"""Running the C++ core tests (GoogleTest) and reading what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def executable(preset: str) -> Path:
+    """Where scripts/build puts the core tests of a preset."""
+    return ROOT / "build" / preset / "vmthaw_core_tests"
+
+
+def suites(program: Path) -> list[str]:
+    """The test suites of an executable, in its order; empty when it does not exist or cannot list them."""
+    if not program.exists():
+        return []
+    listing = subprocess.run([program, "--gtest_list_tests"], capture_output=True, text=True, timeout=30, check=False)
+    return [
+        line.split("#")[0].strip().removesuffix(".")
+        for line in listing.stdout.splitlines()
+        if line and not line.startswith(" ")
+    ]
+
+
+@dataclass
+class Result:
+    """What one run came to."""
+
+    status: int
+    output: str
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """The process ended well, ran something and nothing failed."""
+        return self.status == 0 and not self.failed and self.passed + len(self.skipped) > 0
+
+    @property
+    def skip_reason(self) -> str:
+        """Every distinct reason given by a skipped test."""
+        return "; ".join(sorted(set(self.skipped.values())))
+
+
+def run(
+    program: Path,
+    pattern: str = "*",
+    *,
+    prefix: list[str] | None = None,
+    environment: dict[str, str] | None = None,
+    timeout: float = 55.0,
+) -> Result:
+    """Run the tests that match `pattern` (--gtest_filter). `timeout` in seconds; beyond it the run has failed."""
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory) / "report.json"
+        command = [
+            *(prefix or []),
+            str(program),
+            f"--gtest_filter={pattern}",
+            f"--gtest_output=json:{report}",
+            "--gtest_shuffle",
+        ]
+        try:
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            return Result(-1, f"{(error.output or b'').decode(errors='replace')}\nstill running after {timeout:g} s")
+        result = Result(done.returncode, done.stdout.decode(errors="replace"))
+        if report.exists():
+            _read(json.loads(report.read_text(encoding="utf-8")), result)
+        return result
+
+
+def _read(report: dict[str, list[dict[str, list[dict[str, object]]]]], result: Result) -> None:
+    # Old GoogleTest gives the reason of a skip in its output only.
+    reasons: dict[str, str] = {}
+    for reason, name in re.findall(r": Skipped\n(.*?)\n+\[  SKIPPED \] (\S+)", result.output, re.DOTALL):
+        reasons[name] = " ".join(reason.split())
+    for suite in report["testsuites"]:
+        for case in suite["testsuite"]:
+            name = f"{suite['name']}.{case['name']}"
+            if case.get("failures"):
+                result.failed.append(name)
+            elif case.get("result") == "SKIPPED":
+                result.skipped[name] = reasons.get(name) or f"{name} gives no reason"
+            else:
+                result.passed += 1
