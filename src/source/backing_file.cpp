@@ -68,7 +68,7 @@ BackingFile::BackingFile(const std::string& path) : path_(path) {
         throw_open_error(path, saved, std::generic_category().message(saved) + open_remedy(saved));
     }
     fd_.reset(fd);
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd, &status) != 0) {
         const int saved = errno;
         throw_open_error(path, saved, "fstat: " + std::generic_category().message(saved));
@@ -88,7 +88,7 @@ BackingFile::BackingFile(const std::string& path) : path_(path) {
 }
 
 ReadResult BackingFile::still_whole() const noexcept {
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd_.get(), &status) != 0) {
         return {.status = ReadStatus::io_error, .errno_value = errno};
     }

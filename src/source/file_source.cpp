@@ -31,8 +31,8 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) noexcept { retur
 FileSource::FileSource(const std::string& path, std::uint64_t ram_start, ShortPolicy short_policy, FileMode mode)
     : file_(path), ram_start_(ram_start), short_policy_(short_policy), ranges_(scan(file_)) {
     if (ram_start % kPage != 0) {
-        throw ArgumentError("ram_start " + hex(ram_start) + " is not a multiple of 4096: pages of the file would not be " +
-                            "pages of the memory");
+        throw ArgumentError("ram_start " + hex(ram_start) +
+                            " is not a multiple of 4096: pages of the file would not be " + "pages of the memory");
     }
     if (ram_start + file_.size() + kHugePage < ram_start) {
         throw ArgumentError("ram_start " + hex(ram_start) + " plus the file's " + std::to_string(file_.size()) +

@@ -12,7 +12,8 @@ std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t 
 [[noreturn]] void throw_out_of_range(const PageSource& source, std::uint64_t offset, std::uint64_t size) {
     const std::string served =
         "it serves " + std::to_string(source.size()) + " bytes from " + hex(source.start()) + " on";
-    const std::string why = offset < source.start() ? "the range begins below its start" : "the range runs over its end";
+    const std::string why =
+        offset < source.start() ? "the range begins below its start" : "the range runs over its end";
     throw Error("cannot read " + where(source, offset, size) + ": " + why + "; " + served, "SourceRangeError",
                 {{"offset", offset}, {"size", size}});
 }
@@ -22,9 +23,10 @@ std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t 
 void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size, const ReadResult& result) {
     switch (result.status) {
         case ReadStatus::short_read:
-            throw Error("short read: got " + std::to_string(result.got_bytes) + " of " + where(source, offset, size) +
-                            "; the source holds fewer bytes than it promised (a file that was cut after it was opened?)",
-                        "ShortReadError", {{"got", result.got_bytes}, {"expected", size}});
+            throw Error(
+                "short read: got " + std::to_string(result.got_bytes) + " of " + where(source, offset, size) +
+                    "; the source holds fewer bytes than it promised (a file that was cut after it was opened?)",
+                "ShortReadError", {{"got", result.got_bytes}, {"expected", size}});
         case ReadStatus::out_of_range:
             throw_out_of_range(source, offset, size);
         case ReadStatus::closed:
@@ -36,8 +38,7 @@ void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint6
         case ReadStatus::io_error:
             break;
     }
-    throw Error("reading " + where(source, offset, size) + ": " +
-                    std::generic_category().message(result.errno_value),
+    throw Error("reading " + where(source, offset, size) + ": " + std::generic_category().message(result.errno_value),
                 "SourceIoError", {{"errno", static_cast<std::int64_t>(result.errno_value)}});
 }
 

@@ -25,7 +25,7 @@ enum class ReadStatus : std::uint8_t { ok, short_read, io_error, out_of_range, c
 
 struct ReadResult {
     ReadStatus status = ReadStatus::ok;
-    int errno_value = 0;         // for io_error
+    int errno_value = 0;          // for io_error
     std::uint64_t got_bytes = 0;  // for short_read
     [[nodiscard]] bool ok() const noexcept { return status == ReadStatus::ok; }
 };
