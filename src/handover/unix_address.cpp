@@ -41,7 +41,9 @@ std::string UnixAddress::name_of(const sockaddr_un& address, socklen_t length) {
     }
     const std::string_view bytes(address.sun_path, length - kHeader);
     if (bytes.front() == '\0') {
-        return "@" + std::string(bytes.substr(1));
+        std::string name("@");
+        name.append(bytes.substr(1));
+        return name;
     }
     return std::string(bytes.substr(0, bytes.find('\0')));
 }
