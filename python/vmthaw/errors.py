@@ -123,6 +123,13 @@ class SourceIoError(PageSourceError):
     errno: int = 0
 
 
+class SourceRangeError(PageSourceError, VmthawValueError):
+    """A range that the source does not serve. Attributes ``offset`` and ``size`` (bytes)."""
+
+    offset: int = 0
+    size: int = 0
+
+
 class HandoverError(VmthawError):
     """A bad hand-over from a VMM. Attribute ``field`` names what was wrong."""
 

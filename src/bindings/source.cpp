@@ -1,7 +1,204 @@
-#include "bindings/bindings.hpp"
+#include "bindings/source.hpp"
 
+#include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "source/file_source.hpp"
+#include "source/page_source.hpp"
+#include "source/zero_source.hpp"
+
+// GIL and locking: whatever may wait for a disk, for Python threads or for a lock runs with the GIL released; results
+// become Python objects after it was taken again. Destructors run without it (they unmap files and lock queues).
 namespace vmthaw::bindings {
+namespace {
 
-void register_source(py::module_& /*module*/) {}
+[[noreturn]] void throw_closed(const PageSource& source) {
+    throw_read_error(source, source.start(), 0, {.status = ReadStatus::closed});
+}
+
+py::bytes read(PageSource& source, std::uint64_t offset, std::uint64_t size) {
+    constexpr std::uint64_t kLargestPage = 2 * 1024 * 1024;
+    if (is_closed(source)) {
+        throw_closed(source);
+    }
+    if (size > source.size() + kLargestPage) {  // before memory is asked for
+        throw_read_error(source, offset, size, {.status = ReadStatus::out_of_range});
+    }
+    auto bytes = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<py::ssize_t>(size)));
+    if (!bytes) {
+        throw py::error_already_set();
+    }
+    // JUSTIFICATION: nobody else has seen this bytes object yet, so it may be written without the GIL.
+    auto* data = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(bytes.ptr()));
+    ReadResult result;
+    {
+        const py::gil_scoped_release release;
+        result = source.read(offset, {data, size});
+    }
+    if (!result.ok()) {
+        throw_read_error(source, offset, size, result);
+    }
+    return bytes;
+}
+
+py::array extents(const PageSource& source) {
+    if (is_closed(source)) {
+        throw_closed(source);
+    }
+    auto rows = std::make_unique<std::vector<Extent>>();
+    {
+        const py::gil_scoped_release release;
+        *rows = source.extents();
+    }
+    py::list names;
+    py::list formats;
+    py::list offsets;
+    const auto field = [&](const char* name, const char* format, std::size_t offset) {
+        names.append(name);
+        formats.append(py::str(format));
+        offsets.append(offset);
+    };
+    field("offset", "<u8", offsetof(Extent, offset));
+    field("size", "<u8", offsetof(Extent, size));
+    field("kind", "u1", offsetof(Extent, kind));
+    const py::dtype dtype(names, formats, offsets, static_cast<py::ssize_t>(sizeof(Extent)));
+    const auto count = static_cast<py::ssize_t>(rows->size());
+    const void* data = rows->data();
+    const py::capsule owner(rows.release(), [](void* pointer) { delete static_cast<std::vector<Extent>*>(pointer); });
+    return py::array(dtype, {count}, {static_cast<py::ssize_t>(sizeof(Extent))}, data, owner);
+}
+
+py::tuple extent_at(const PageSource& source, std::uint64_t offset, std::uint64_t limit) {
+    const Extent extent = source.extent_at(offset, limit);
+    return py::make_tuple(extent.offset, extent.size, extent.kind);
+}
+
+void prepare(PageSource& source, std::uint64_t offset, std::uint64_t size) {
+    ReadResult result;
+    {
+        const py::gil_scoped_release release;
+        result = source.prepare(offset, size);
+    }
+    if (!result.ok()) {
+        throw_read_error(source, offset, size, result);
+    }
+}
+
+ShortPolicy parse_short(const std::string& text) {
+    if (text == "zero" || text == "error") {
+        return text == "zero" ? ShortPolicy::zero : ShortPolicy::error;
+    }
+    throw ArgumentError("short must be \"zero\" (the rest of the last page is zeros) or \"error\", not \"" + text +
+                        "\"");
+}
+
+FileMode parse_mode(const std::string& text) {
+    if (text == "mapped" || text == "pread") {
+        return text == "mapped" ? FileMode::mapped : FileMode::pread;
+    }
+    throw ArgumentError("mode must be \"mapped\" (copy from a mapping) or \"pread\", not \"" + text + "\"");
+}
+
+std::shared_ptr<FileSource> open_file(const std::filesystem::path& path, std::uint64_t ram_start,
+                                      const std::string& short_policy, const std::string& mode) {
+    const ShortPolicy parsed_short = parse_short(short_policy);
+    const FileMode parsed_mode = parse_mode(mode);
+    const py::gil_scoped_release release;
+    return std::make_shared<FileSource>(path.string(), ram_start, parsed_short, parsed_mode);
+}
+
+std::string repr(const py::object& self) {
+    const auto& source = self.cast<const PageSource&>();
+    const auto name = py::type::of(self).attr("__name__").cast<std::string>();
+    return "<" + name + " " + source.description() + ", " + std::to_string(source.size()) + " bytes" +
+           (source.inherited()  ? ", inherited by fork"
+            : is_closed(source) ? ", closed"
+                                : "") +
+           ">";
+}
+
+void register_page_source(py::module_& module) {
+    using NoGil = py::call_guard<py::gil_scoped_release>;
+    py::native_enum<ExtentKind>(module, "ExtentKind", "enum.IntEnum", "What a range of a page source is.")
+        .value("data", ExtentKind::data, "bytes that have to be read")
+        .value("zero", ExtentKind::zero, "zeros that are never read")
+        .value("unchanged", ExtentKind::unchanged, "as in the layer below; in diffs only")
+        .finalize();
+    py::classh<PageSource>(module, "PageSource", py::release_gil_before_calling_cpp_dtor(),
+                           "Where page bytes come from. Offsets and sizes are bytes into the memory file. Every method "
+                           "may be called from any thread.")
+        .def_property_readonly("start", &PageSource::start, "The first offset served, in bytes.")
+        .def_property_readonly("size", &PageSource::size, "Bytes served from `start` on, as they were at open.")
+        .def_property_readonly("description", &PageSource::description,
+                               "Short text for messages and statistics: file:/path, zero, python:name.")
+        .def_property_readonly("closed", &is_closed, "True after close(), and in a child that inherited it by fork().")
+        .def_property_readonly("inherited", &PageSource::inherited, "True in a child that got the source by fork().")
+        .def("covers", &PageSource::covers, py::arg("offset"), py::arg("size"),
+             "True when the range can be served, be it as zeros behind the end of a file.")
+        .def("extent_at", &extent_at, py::arg("offset"), py::arg("limit"),
+             "(offset, size, ExtentKind) of what lies at `offset`, at most `limit` bytes of it. No input or output.")
+        .def("extents", &extents,
+             "All extents in order, as a numpy array with the fields offset, size (u8, bytes) and kind (an ExtentKind "
+             "value). Raises StateError when closed. The GIL is released.")
+        .def("read", &read, py::arg("offset"), py::arg("size"),
+             "The `size` bytes at `offset`, holes as zeros, all or nothing. Blocks, with the GIL released. Raises "
+             "ShortReadError, SourceIoError, SourceRangeError or StateError (closed).")
+        .def("ready", &PageSource::ready, py::arg("offset"), py::arg("size"), NoGil(),
+             "True when the range can be installed without waiting for a disk, a network or Python. The GIL is "
+             "released.")
+        .def("prepare", &prepare, py::arg("offset"), py::arg("size"),
+             "Brings the range to where it is installed without waiting. Blocks, with the GIL released. Raises what "
+             "read() raises.")
+        .def(
+            "still_whole", [](const PageSource& source) { return source.still_whole().ok(); }, NoGil(),
+            "False when the source has lost bytes since it was opened (a file that was cut) or is closed.")
+        .def("close", &PageSource::close, NoGil(),
+             "Ends the source: reads that wait end, later ones raise StateError. Idempotent. Descriptors and mappings "
+             "are freed with the last user of the object. The GIL is released.")
+        .def("__enter__", [](py::object self) { return self; })
+        .def("__exit__", [](const py::object& self, const py::args& /*exception*/) { self.attr("close")(); })
+        .def("__repr__", &repr);
+}
+
+}  // namespace
+
+bool is_closed(const PageSource& source) noexcept { return source.still_whole().status == ReadStatus::closed; }
+
+void register_source(py::module_& module) {
+    register_page_source(module);
+    py::classh<FileSource, PageSource>(
+        module, "FileSource", py::release_gil_before_calling_cpp_dtor(),
+        "A memory file. Its end is its size at open; when it shrinks afterwards every read is a ShortReadError. Holes "
+        "are zeros without reading.")
+        .def(py::init(&open_file), py::arg("path"), py::arg("ram_start") = 0, py::arg("short") = "zero",
+             py::arg("mode") = "mapped",
+             "Opens `path`. `ram_start` (a multiple of 4096) is the offset of the file's first byte; offsets below it "
+             "are SourceRangeError. `short` says what a page across the end of the file is: \"zero\" (zeros to its "
+             "end) or \"error\" (ShortReadError). `mode` \"mapped\" lets the kernel copy from a mapping, \"pread\" "
+             "reads. Raises SourceOpenError or VmthawValueError. The GIL is released.")
+        .def_property_readonly(
+            "path", [](const FileSource& source) { return std::filesystem::path(source.path()); },
+            "The path as it was given.")
+        .def_property_readonly(
+            "ram_start", [](const FileSource& source) { return source.start(); }, "The same as `start`.")
+        .def_property_readonly(
+            "short",
+            [](const FileSource& source) { return source.short_policy() == ShortPolicy::zero ? "zero" : "error"; },
+            "What the end of the file means: \"zero\" or \"error\".")
+        .def_property_readonly(
+            "mode", [](const FileSource& source) { return source.mode() == FileMode::mapped ? "mapped" : "pread"; },
+            "\"mapped\" or \"pread\".");
+    py::classh<ZeroSource, PageSource>(module, "ZeroSource", "Zeros that are never read.")
+        .def(py::init<std::uint64_t>(), py::arg("size"),
+             "`size` bytes of zeros from offset 0 on. Raises VmthawValueError for 0.");
+    register_python_source(module);
+}
 
 }  // namespace vmthaw::bindings

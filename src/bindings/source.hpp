@@ -1,0 +1,13 @@
+#pragma once
+
+#include "bindings/bindings.hpp"
+#include "source/page_source.hpp"
+
+namespace vmthaw::bindings {
+
+// True after close(), and in a child that inherited the source. Takes no lock and no GIL.
+[[nodiscard]] bool is_closed(const PageSource& source) noexcept;
+
+void register_python_source(py::module_& module);
+
+}  // namespace vmthaw::bindings

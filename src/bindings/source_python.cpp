@@ -1,0 +1,118 @@
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/error.hpp"
+#include "bindings/source.hpp"
+#include "source/python_source.hpp"
+#include "source/request_queue.hpp"
+
+// GIL and locking: RequestQueue takes a C++ lock, so every call into it releases the GIL first, and no lock is held
+// when it is taken again. Only threads that Python started call next_request(), complete() and fail().
+namespace vmthaw::bindings {
+namespace {
+
+using Row = std::tuple<std::uint64_t, std::uint64_t, std::uint8_t>;
+using Milliseconds = std::chrono::milliseconds;
+
+Milliseconds milliseconds_of(double seconds, const char* what) {
+    constexpr double kLongest = 1e6;
+    if (std::isnan(seconds) || seconds < 0) {
+        throw ArgumentError(std::string(what) + " must be a number of seconds, 0 or more");
+    }
+    return std::chrono::ceil<Milliseconds>(std::chrono::duration<double>(std::min(seconds, kLongest)));
+}
+
+std::shared_ptr<PythonSource> make_source(std::uint64_t size, const std::optional<std::vector<Row>>& rows,
+                                          const std::string& name, double timeout, std::size_t max_queued) {
+    std::vector<Extent> extents;
+    if (rows) {
+        for (const auto& [offset, length, kind] : *rows) {
+            if (kind > static_cast<std::uint8_t>(ExtentKind::unchanged)) {
+                throw ArgumentError("extent kind " + std::to_string(kind) + " is none of ExtentKind's values");
+            }
+            extents.push_back({offset, length, static_cast<ExtentKind>(kind)});
+        }
+        if (extents.empty()) {
+            throw ArgumentError("extents is empty: leave it out when everything is data");
+        }
+    }
+    return std::make_shared<PythonSource>(size, std::move(extents), name, milliseconds_of(timeout, "timeout"),
+                                          max_queued);
+}
+
+std::optional<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>> next_request(RequestQueue& queue,
+                                                                                    double timeout) {
+    const Milliseconds limit = milliseconds_of(timeout, "timeout");
+    std::optional<RequestQueue::Request> request;
+    {
+        const py::gil_scoped_release release;
+        request = queue.next(limit);
+    }
+    if (!request) {
+        return std::nullopt;
+    }
+    return std::tuple{request->id, request->offset, request->size};
+}
+
+// Holds a view of a bytes-like object; made and destroyed with the GIL held.
+class BufferView {
+public:
+    explicit BufferView(const py::object& object) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) {
+            throw py::error_already_set();
+        }
+    }
+    BufferView(const BufferView&) = delete;
+    BufferView& operator=(const BufferView&) = delete;
+    BufferView(BufferView&&) = delete;
+    BufferView& operator=(BufferView&&) = delete;
+    ~BufferView() { PyBuffer_Release(&view_); }
+
+    [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
+        return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+    }
+
+private:
+    Py_buffer view_{};
+};
+
+bool complete(RequestQueue& queue, std::uint64_t id, const py::object& data) {
+    const BufferView view(data);
+    const py::gil_scoped_release release;
+    return queue.complete(id, view.bytes());
+}
+
+}  // namespace
+
+void register_python_source(py::module_& module) {
+    using NoGil = py::call_guard<py::gil_scoped_release>;
+    py::classh<RequestQueue>(module, "RequestQueue", py::release_gil_before_calling_cpp_dtor(),
+                             "Reads that wait for Python threads to answer them. Every method releases the GIL.")
+        .def("next_request", &next_request, py::arg("timeout"),
+             "The oldest waiting read as (id, offset, size), or None after `timeout` seconds or when closed. Call it "
+             "on threads that Python started.")
+        .def("complete", &complete, py::arg("id"), py::arg("data"),
+             "Answers a read with a bytes-like object, which is copied. Fewer bytes than asked are a short read, more "
+             "an EMSGSIZE error of that read. False when the reader has given up. Raises TypeError or BufferError when "
+             "`data` is not contiguous bytes.")
+        .def("fail", &RequestQueue::fail, py::arg("id"), py::arg("errno"), NoGil(),
+             "Answers a read with an errno. False when the reader has given up.")
+        .def("close", &RequestQueue::close, NoGil(), "Ends every wait on either side. Idempotent.")
+        .def_property_readonly("closed", py::cpp_function(&RequestQueue::is_closed, NoGil()),
+                               "True once closed, and in a child that inherited it by fork().");
+    py::classh<PythonSource, PageSource>(module, "PythonSource", py::release_gil_before_calling_cpp_dtor(),
+                                         "The core's half of vmthaw.PythonSource, which also has the threads.")
+        .def(py::init(&make_source), py::arg("size"), py::arg("extents"), py::arg("name"), py::arg("timeout"),
+             py::arg("max_queued"),
+             "`extents`: None, or rows (offset, size, kind). `timeout` in seconds. Raises VmthawValueError.")
+        .def_property_readonly("requests", &PythonSource::requests, "The queue that Python threads serve.");
+}
+
+}  // namespace vmthaw::bindings
