@@ -74,7 +74,8 @@ struct [[gnu::packed]] UffdMessage {
 static_assert(sizeof(UffdMessage) == 32);
 
 inline constexpr std::uint64_t kUffdApi = 0xAA;
-inline constexpr unsigned kUffdUserModeOnly = 1;  // flag of userfaultfd(2); useless for guests: KVM faults in kernel mode
+inline constexpr unsigned kUffdUserModeOnly =
+    1;  // flag of userfaultfd(2); useless for guests: KVM faults in kernel mode
 
 inline constexpr std::uint8_t kEventPagefault = 0x12;
 inline constexpr std::uint8_t kEventFork = 0x13;
@@ -95,6 +96,15 @@ inline constexpr std::uint64_t kModeCopyWriteProtect = 2;  // COPY and CONTINUE
 inline constexpr std::uint64_t kModeMoveAllowSourceHoles = 2;
 inline constexpr std::uint64_t kModeWriteProtect = 1;  // WRITEPROTECT: set; 0: clear
 inline constexpr std::uint64_t kModeWriteProtectDontWake = 2;
+
+// Bits of UffdRegister::ioctls: one per range call, by its number.
+inline constexpr std::uint64_t kRangeWake = 1U << 2U;
+inline constexpr std::uint64_t kRangeCopy = 1U << 3U;
+inline constexpr std::uint64_t kRangeZeropage = 1U << 4U;
+inline constexpr std::uint64_t kRangeMove = 1U << 5U;
+inline constexpr std::uint64_t kRangeWriteProtect = 1U << 6U;
+inline constexpr std::uint64_t kRangeContinue = 1U << 7U;
+inline constexpr std::uint64_t kRangePoison = 1U << 8U;
 
 inline constexpr unsigned long kUffdioApi = _IOWR(0xAA, 0x3F, UffdApi);
 inline constexpr unsigned long kUffdioRegister = _IOWR(0xAA, 0x00, UffdRegister);

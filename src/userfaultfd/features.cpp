@@ -8,9 +8,23 @@ namespace {
 
 // In bit order, so that the index is the bit.
 constexpr std::array<const char*, 17> kFeatureNames{
-    "pagefault_flag_wp", "event_fork",    "event_remap",       "event_remove", "missing_hugetlbfs", "missing_shmem",
-    "event_unmap",       "sigbus",        "thread_id",         "minor_hugetlbfs", "minor_shmem",    "exact_address",
-    "wp_hugetlbfs_shmem", "wp_unpopulated", "poison",          "wp_async",     "move",
+    "pagefault_flag_wp",
+    "event_fork",
+    "event_remap",
+    "event_remove",
+    "missing_hugetlbfs",
+    "missing_shmem",
+    "event_unmap",
+    "sigbus",
+    "thread_id",
+    "minor_hugetlbfs",
+    "minor_shmem",
+    "exact_address",
+    "wp_hugetlbfs_shmem",
+    "wp_unpopulated",
+    "poison",
+    "wp_async",
+    "move",
 };
 static_assert(static_cast<std::uint64_t>(Feature::move) == std::uint64_t{1} << (kFeatureNames.size() - 1));
 

@@ -4,17 +4,18 @@
 
 namespace vmthaw {
 
-// What a fill (copy, zero, continue, poison, move) or a write-protect came to. Never an exception: this is the hot path.
+// What a fill (copy, zero, continue, poison, move) or a write-protect came to. Never an exception: this is the hot
+// path.
 enum class FillStatus : std::uint8_t {
-    done,         // the whole range
-    present,      // EEXIST at `done_bytes`: somebody was faster, or (hugetlb) the pool is exhausted; wake the range
-    again,        // EAGAIN at `done_bytes`: an event is pending; drain events, park, retry on a timer
-    unmapped,     // ENOENT: crosses a registration or a mapping, or is unmapped
-    gone,         // ESRCH: the process has exited
-    no_memory,    // ENOMEM: tmpfs full, cgroup limit
-    bad_source,   // EFAULT: the source address cannot be read (a truncated file), or CONTINUE without a cached page
-    invalid,      // EINVAL: unaligned, wrong mode, unsupported
-    failed,       // anything else: see errno_value
+    done,        // the whole range
+    present,     // EEXIST at `done_bytes`: somebody was faster, or (hugetlb) the pool is exhausted; wake the range
+    again,       // EAGAIN at `done_bytes`: an event is pending; drain events, park, retry on a timer
+    unmapped,    // ENOENT: crosses a registration or a mapping, or is unmapped
+    gone,        // ESRCH: the process has exited
+    no_memory,   // ENOMEM: tmpfs full, cgroup limit
+    bad_source,  // EFAULT: the source address cannot be read (a truncated file), or CONTINUE without a cached page
+    invalid,     // EINVAL: unaligned, wrong mode, unsupported
+    failed,      // anything else: see errno_value
 };
 
 struct FillOutcome {

@@ -20,14 +20,22 @@ constexpr std::uint64_t kInitializedBit = std::uint64_t{1} << 31U;
 
 FillStatus status_of(int error_number) noexcept {
     switch (error_number) {
-        case EEXIST: return FillStatus::present;
-        case EAGAIN: return FillStatus::again;
-        case ENOENT: return FillStatus::unmapped;
-        case ESRCH: return FillStatus::gone;
-        case ENOMEM: return FillStatus::no_memory;
-        case EFAULT: return FillStatus::bad_source;
-        case EINVAL: return FillStatus::invalid;
-        default: return FillStatus::failed;
+        case EEXIST:
+            return FillStatus::present;
+        case EAGAIN:
+            return FillStatus::again;
+        case ENOENT:
+            return FillStatus::unmapped;
+        case ESRCH:
+            return FillStatus::gone;
+        case ENOMEM:
+            return FillStatus::no_memory;
+        case EFAULT:
+            return FillStatus::bad_source;
+        case EINVAL:
+            return FillStatus::invalid;
+        default:
+            return FillStatus::failed;
     }
 }
 
