@@ -104,13 +104,6 @@ ReadResult CachedMapping::populate(std::uint64_t position, std::uint64_t size) n
     for (std::uint64_t at = position / kPage * kPage; at < end;) {
         const Extent extent = ranges_.at(at, end - at);
         if (extent.kind == ExtentKind::data) {
-            file_.will_need(at, extent.size);
-        }
-        at += extent.size;
-    }
-    for (std::uint64_t at = position / kPage * kPage; at < end;) {
-        const Extent extent = ranges_.at(at, end - at);
-        if (extent.kind == ExtentKind::data) {
             int error_number = 0;
             do {
                 const bool failed =

@@ -22,7 +22,8 @@ public:
     [[nodiscard]] const std::byte* at(std::uint64_t position) const noexcept { return mapping_.data() + position; }
     // Whether every data page of the range is in the page cache: a bit test a group once a group was seen complete.
     [[nodiscard]] bool is_warm(std::uint64_t position, std::uint64_t size) noexcept;
-    // Reads the range into the page cache and the page tables, and waits for it.
+    // Brings the range's data into the page cache and the page tables, and waits for it. One page after the other where
+    // the disk was not asked before (BackingFile::will_need).
     [[nodiscard]] ReadResult populate(std::uint64_t position, std::uint64_t size) noexcept;
 
 private:

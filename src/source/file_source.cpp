@@ -147,10 +147,15 @@ ReadResult FileSource::prepare(std::uint64_t offset, std::uint64_t size) noexcep
     }
     const std::uint64_t position = offset - ram_start_;
     size = std::min(size, file_.size() - position);
+    for (std::uint64_t done = 0; done < size;) {
+        const Extent extent = ranges_.at(position + done, size - done);
+        if (extent.kind == ExtentKind::data) {
+            file_.will_need(extent.offset, extent.size);
+        }
+        done += extent.size;
+    }
     if (mapping_) {
         result = mapping_->populate(position, size);
-    } else {
-        file_.will_need(position, size);
     }
     const ReadResult whole = cut_short(position, size);
     return whole.ok() ? result : whole;

@@ -1,0 +1,112 @@
+// What the source knows about the page cache: cold and warm, asked and not asked for.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "source/file_source.hpp"
+#include "source_support.hpp"
+
+namespace vmthaw::source_tests {
+namespace {
+
+constexpr std::uint64_t kPages = 1024;
+constexpr std::uint64_t kSize = kPages * kPage;
+
+// Files on a disk whose pages can be thrown out of the cache; on a tmpfs there is no such thing as cold.
+class SourceResidency : public testing::Test {
+protected:
+    void SetUp() override {
+        file_.fill(0, kSize);
+        file_.evict();
+        if (file_.resident_pages(0, kSize) != 0) {
+            GTEST_SKIP() << "the page cache of " << TemporaryFile::disk() << " cannot be emptied";
+        }
+    }
+    TemporaryFile file_;
+};
+
+TEST_F(SourceResidency, AColdRangeIsNotReadyUntilItWasPrepared) {
+    FileSource source(file_.path());
+    EXPECT_FALSE(source.ready(100 * kPage, kPage));
+    ASSERT_TRUE(source.prepare(100 * kPage, 8 * kPage).ok());
+    EXPECT_TRUE(source.ready(100 * kPage, 8 * kPage));
+    EXPECT_FALSE(source.ready(100 * kPage, 9 * kPage));
+    EXPECT_FALSE(source.ready(99 * kPage, 2 * kPage));
+}
+
+TEST_F(SourceResidency, OpeningAndPreparingReadNothingThatWasNotAskedFor) {
+    FileSource source(file_.path());
+    EXPECT_EQ(file_.resident_pages(0, kSize), 0U);
+    ASSERT_TRUE(source.prepare(100 * kPage, 8 * kPage).ok());
+    EXPECT_EQ(file_.resident_pages(100 * kPage, 8 * kPage), 8U);
+    EXPECT_EQ(file_.resident_pages(0, kSize), 8U) << "the kernel read ahead on its own";
+    std::vector<std::byte> page(kPage);
+    ASSERT_TRUE(source.read(500 * kPage, page).ok());
+    EXPECT_EQ(file_.resident_pages(0, kSize), 9U) << "the kernel read ahead on its own";
+}
+
+TEST_F(SourceResidency, PreparesSeveralMegabytesInOneCall) {
+    FileSource source(file_.path());
+    ASSERT_TRUE(source.prepare(0, kSize).ok());
+    EXPECT_EQ(file_.resident_pages(0, kSize), kPages);
+    EXPECT_TRUE(source.ready(0, kSize));
+}
+
+TEST_F(SourceResidency, HolesDoNotKeepARangeCold) {
+    file_.punch(10 * kPage, 20 * kPage);
+    file_.evict();
+    FileSource source(file_.path());
+    EXPECT_TRUE(source.ready(10 * kPage, 20 * kPage));
+    EXPECT_FALSE(source.ready(9 * kPage, 21 * kPage));
+    ASSERT_TRUE(source.prepare(0, 64 * kPage).ok());
+    EXPECT_TRUE(source.ready(0, 64 * kPage));
+    EXPECT_EQ(file_.resident_pages(10 * kPage, 20 * kPage), 0U);
+}
+
+TEST_F(SourceResidency, ThePreadModeIsNeverReadyAndReadsOnlyWhatWasAskedFor) {
+    FileSource source(file_.path(), 0, ShortPolicy::zero, FileMode::pread);
+    std::vector<std::byte> page(kPage);
+    ASSERT_TRUE(source.read(500 * kPage, page).ok());
+    EXPECT_EQ(page, bytes_at(500 * kPage, kPage));
+    EXPECT_EQ(file_.resident_pages(0, kSize), 1U);
+    EXPECT_FALSE(source.ready(500 * kPage, kPage));
+    EXPECT_EQ(source.mapped(500 * kPage, kPage), nullptr);
+}
+
+TEST_F(SourceResidency, APartialLastPageCanBePrepared) {
+    file_.resize(kSize - 1000);
+    file_.evict();
+    FileSource source(file_.path());
+    EXPECT_FALSE(source.ready(kSize - kPage, kPage));
+    ASSERT_TRUE(source.prepare(kSize - kPage, kPage).ok());
+    EXPECT_TRUE(source.ready(kSize - kPage, kPage));
+}
+
+// The kernel tells strangers that every page is resident; believing it would stop the fault thread at the disk.
+TEST_F(SourceResidency, AFileOfSomebodyElseIsNotTakenForWarm) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "needs root, to become somebody else";
+    }
+    ASSERT_EQ(::fchmod(file_.fd(), 0644), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0) {
+            ::_exit(10);
+        }
+        FileSource source(file_.path());
+        if (source.ready(100 * kPage, kPage)) {
+            ::_exit(11);
+        }
+        if (!source.prepare(100 * kPage, 8 * kPage).ok()) {
+            ::_exit(12);
+        }
+        ::_exit(source.ready(100 * kPage, 8 * kPage) && !source.ready(100 * kPage, 9 * kPage) ? 0 : 13);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+}  // namespace
+}  // namespace vmthaw::source_tests
