@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, module) {
     register_userfaultfd(module);
     register_source(module);
     register_pager(module);
+    register_handover_message(module);
     register_handover(module);
     register_testing(module);
 }
