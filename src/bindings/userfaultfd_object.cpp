@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cerrno>
