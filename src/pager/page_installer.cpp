@@ -1,0 +1,367 @@
+#include "pager/page_installer.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <shared_mutex>
+
+#include "base/clock.hpp"
+#include "base/mapping.hpp"
+#include "userfaultfd/page_presence.hpp"
+
+namespace vmthaw {
+namespace {
+
+// From 64 KiB a call on, COPY costs no less per page; larger steps only make others wait for the gate.
+constexpr std::uint64_t kStepBytes = 64U << 10U;
+constexpr std::uint64_t kZeroStepBytes = 2U << 20U;
+constexpr std::uint64_t kHugePage = 2U << 20U;
+
+// hugetlb has no ZEROPAGE: its zeros are copied from here. Never written, so it stays the kernel's one zero page.
+const std::byte* huge_zeros() noexcept {
+    static const Mapping zeros = [] {
+        try {
+            return Mapping::map(kHugePage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, "mmap(zeros)");
+        } catch (const Error&) {
+            return Mapping();  // COPY from null then fails with EFAULT, and the fault by its policy
+        }
+    }();
+    return zeros.data();
+}
+
+FillFailure at(const MappedRegion& mapped, std::uint64_t page) noexcept {
+    return {.read = {}, .errno_value = 0, .host_address = mapped.host_of(page), .offset = mapped.offset_of(page)};
+}
+
+}  // namespace
+
+FillResult PageInstaller::install(FillTask& task, const FillContext& context, FillFailure& failure) noexcept {
+    // The touched page first and the rest after: half the p99 of installing all at once.
+    if (task.demanded) {
+        const std::uint64_t address = task.demand_address;
+        const Step first = step(task, address, 1, true, context, failure);
+        if (first.result != FillResult::done) {
+            return first.result;
+        }
+        task.demanded = false;
+        task.tries = 0;
+    }
+    while (task.pages > 0) {
+        const Step next = step(task, task.host_address, task.pages, false, context, failure);
+        if (next.pages == 0 && next.result == FillResult::done) {
+            task.pages = 0;  // unmapped meanwhile
+            break;
+        }
+        task.host_address += next.pages * task.page_size;
+        task.pages -= std::min(task.pages, next.pages);
+        if (next.result != FillResult::done) {
+            return next.result;
+        }
+    }
+    return FillResult::done;
+}
+
+PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, std::uint64_t max_pages, bool demanded,
+                                        const FillContext& context, FillFailure& failure) noexcept {
+    Fetched fetched;
+    for (;;) {
+        std::shared_lock gate(core_.gate);
+        if (core_.closing.load(std::memory_order_relaxed)) {
+            return {FillResult::gone, 0};
+        }
+        const MappedRegion* mapped = core_.table.find(address);
+        if (mapped == nullptr) {
+            core_.uffd.wake(address & ~(task.page_size - 1), task.page_size);
+            return {FillResult::done, demanded ? 1U : 0U};
+        }
+        const std::uint64_t page = mapped->page_of(address);
+        if (demanded && (task.flags & (kFaultWriteProtect | kFaultMinor)) != 0) {
+            return answer_protected({mapped, page, 1, PageClass::data, true}, task.flags, failure);
+        }
+        const Run run = find_run(*mapped, page, max_pages, demanded);
+        if (run.pages == 0) {
+            // Present (or another fill's): nothing to do here, but whoever waits must look again.
+            if (demanded && mapped->state(page) == PageState::present) {
+                if (task.recheck) {
+                    return zero_run(task, {mapped, page, 1, PageClass::removed, true}, context, failure);
+                }
+                core_.uffd.wake(run.address(), mapped->region.page_size);
+            }
+            return {FillResult::done, 1};
+        }
+        if (run.page_class != PageClass::data) {
+            return zero_run(task, run, context, failure);
+        }
+        if (!fetched.covers(run) && !core_.source->ready(run.offset(), run.bytes())) {
+            if (!context.may_block) {
+                return {FillResult::need_source, 0};
+            }
+            // The gate is open while the source works, or a slow disk would hold up the VM's madvise.
+            gate.unlock();
+            const ReadResult read = fetch(run, context);
+            if (!read.ok()) {
+                failure = at(*mapped, page);
+                failure.read = read;
+                return {FillResult::source_failed, 0};
+            }
+            fetched = {run.offset(), run.bytes()};
+            continue;
+        }
+        return copy_run(task, run, fetched, context, failure);
+    }
+}
+
+PageInstaller::Run PageInstaller::find_run(const MappedRegion& mapped, std::uint64_t page, std::uint64_t max_pages,
+                                           bool demanded) const noexcept {
+    Run run{&mapped, page, 0, PageClass::data, demanded};
+    const PageState state = mapped.state(page);
+    if (demanded && (state == PageState::removed || state == PageState::zeroing)) {
+        run.page_class = PageClass::removed;
+        run.pages = 1;
+        return run;
+    }
+    if (demanded && state == PageState::absent) {
+        mapped.set(page, PageState::filling);  // given back by somebody meanwhile
+    } else if (state != PageState::filling) {
+        return run;
+    }
+    const std::uint64_t page_size = mapped.region.page_size;
+    std::uint64_t limit = std::min(max_pages, mapped.region.pages() - page);
+    const Extent extent = core_.source->extent_at(mapped.offset_of(page), limit * page_size);
+    if (extent.kind == ExtentKind::zero && extent.size >= page_size) {
+        run.page_class = PageClass::zero;
+        limit = std::min({limit, extent.size / page_size, std::max<std::uint64_t>(1, kZeroStepBytes / page_size)});
+    } else {
+        const std::uint64_t covered = (extent.size + page_size - 1) / page_size;
+        limit = std::min({limit, covered, std::max<std::uint64_t>(1, kStepBytes / page_size)});
+    }
+    run.pages = 1;
+    while (run.pages < limit && mapped.state(page + run.pages) == PageState::filling) {
+        ++run.pages;
+    }
+    return run;
+}
+
+ReadResult PageInstaller::fetch(const Run& run, const FillContext& context) noexcept {
+    if (core_.source->mapped(run.offset(), run.bytes()) != nullptr) {
+        return core_.source->prepare(run.offset(), run.bytes());
+    }
+    if (run.bytes() > context.bounce.size()) {
+        return {.status = ReadStatus::io_error, .errno_value = ENOMEM, .got_bytes = 0};
+    }
+    return core_.source->read(run.offset(), context.bounce.first(run.bytes()));
+}
+
+PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, const Fetched& fetched,
+                                            const FillContext& context, FillFailure& failure) noexcept {
+    const void* bytes = core_.source->mapped(run.offset(), run.bytes());
+    if (bytes == nullptr) {
+        if (!fetched.covers(run)) {
+            return {FillResult::need_source, 0};  // ready, but only through read(): a source thread's work
+        }
+        bytes = context.bounce.data();
+    } else if (const ReadResult whole = core_.source->still_whole(); !whole.ok()) {
+        failure = at(*run.mapped, run.page);
+        failure.read = whole;
+        return {FillResult::source_failed, 0};
+    }
+    if (core_.trace) {
+        task.t_fetched_ns = monotonic_ns();
+    }
+    return conclude(task, run, core_.uffd.copy(run.address(), bytes, run.bytes()), context, failure);
+}
+
+FillOutcome PageInstaller::install_zeros(const Run& run) const noexcept {
+    if (run.mapped->region.page_size == 4096) {
+        return core_.uffd.zero(run.address(), run.bytes());
+    }
+    return core_.uffd.copy(run.address(), huge_zeros(), run.mapped->region.page_size);
+}
+
+PageInstaller::Step PageInstaller::zero_run(FillTask& task, const Run& run, const FillContext& context,
+                                            FillFailure& failure) noexcept {
+    Run whole = run;
+    if (run.mapped->region.page_size != 4096) {
+        whole.pages = 1;
+    }
+    return conclude(task, whole, install_zeros(whole), context, failure);
+}
+
+PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, const FillOutcome& outcome,
+                                            const FillContext& context, FillFailure& failure) noexcept {
+    const std::uint64_t page_size = run.mapped->region.page_size;
+    const std::uint64_t done = std::min(outcome.done_bytes / page_size, run.pages);
+    for (std::uint64_t page = run.page; page < run.page + done; ++page) {
+        run.mapped->set(page, PageState::present);
+    }
+    if (done > 0) {
+        account(task, run, done, context, FaultOutcome::installed);
+    }
+    const std::uint64_t at_page = run.page + done;
+    switch (outcome.status) {
+        case FillStatus::done:
+            return {FillResult::done, run.pages};
+        case FillStatus::present:
+            if (is_absent_after_all(run, at_page)) {
+                failure = at(*run.mapped, at_page);
+                failure.errno_value = ENOMEM;  // the huge page pool is exhausted
+                return {FillResult::failed, done};
+            }
+            // Without the wake a thread that faulted before somebody else's install would sleep for ever.
+            core_.uffd.wake(run.mapped->host_of(at_page), page_size);
+            run.mapped->set(at_page, PageState::present);
+            bump(core_.counters.redundant);
+            account(task, {run.mapped, at_page, 1, run.page_class, run.demanded}, 0, context, FaultOutcome::present);
+            return {FillResult::done, done + 1};
+        case FillStatus::again:
+            bump(core_.counters.deferred);
+            return {FillResult::again, done};
+        case FillStatus::unmapped:
+            // Crosses a mapping, or lost its registration: page by page, and then this page is not ours.
+            if (run.pages > 1) {
+                FillFailure ignored;
+                Run single{run.mapped, at_page, 1, run.page_class, run.demanded};
+                const Step step = run.page_class == PageClass::data
+                                      ? copy_run(task, single, {single.offset(), single.bytes()}, context, ignored)
+                                      : zero_run(task, single, context, ignored);
+                return {step.result == FillResult::done ? FillResult::done : step.result, done + step.pages};
+            }
+            run.mapped->change(at_page, PageState::filling, PageState::absent);
+            run.mapped->change(at_page, PageState::zeroing, PageState::removed);
+            core_.uffd.wake(run.mapped->host_of(at_page), page_size);
+            return {FillResult::done, 1};
+        case FillStatus::gone:
+            return {FillResult::gone, done};
+        case FillStatus::bad_source:
+            failure = at(*run.mapped, at_page);
+            failure.read = {.status = ReadStatus::io_error, .errno_value = EFAULT, .got_bytes = 0};
+            return {FillResult::source_failed, done};
+        case FillStatus::no_memory:
+        case FillStatus::invalid:
+        case FillStatus::failed:
+            break;
+    }
+    failure = at(*run.mapped, at_page);
+    failure.errno_value = outcome.errno_value;
+    return {FillResult::failed, done};
+}
+
+// EEXIST for a huge page has two meanings: it is there, or the pool is empty. Taking the second for the first is a
+// livelock: wake, fault, EEXIST, wake.
+bool PageInstaller::is_absent_after_all(const Run& run, std::uint64_t page) const noexcept {
+    if (run.mapped->region.page_size == 4096) {
+        return false;
+    }
+    return page_is_present(core_.pid_fd.pid(), run.mapped->host_of(page)) == std::optional<bool>(false);
+}
+
+PageInstaller::Step PageInstaller::answer_protected(const Run& run, std::uint8_t flags, FillFailure& failure) noexcept {
+    const std::uint64_t page_size = run.mapped->region.page_size;
+    const FillOutcome outcome = (flags & kFaultMinor) != 0
+                                    ? core_.uffd.continue_range(run.address(), page_size)
+                                    : core_.uffd.write_protect(run.address(), page_size, 0);
+    switch (outcome.status) {
+        case FillStatus::done:
+        case FillStatus::present:
+        case FillStatus::unmapped:
+            core_.uffd.wake(run.address(), page_size);
+            run.mapped->set(run.page, PageState::present);
+            return {FillResult::done, 1};
+        case FillStatus::again:
+            return {FillResult::again, 0};
+        case FillStatus::gone:
+            return {FillResult::gone, 0};
+        default:
+            failure = at(*run.mapped, run.page);
+            failure.errno_value = outcome.errno_value;
+            return {FillResult::failed, 0};
+    }
+}
+
+void PageInstaller::account(const FillTask& task, const Run& run, std::uint64_t pages, const FillContext& context,
+                            FaultOutcome outcome) noexcept {
+    PagerCounters& counters = core_.counters;
+    if (pages > 0) {
+        bump(counters.installed, pages);
+        if (run.page_class != PageClass::data) {
+            bump(counters.zero, pages);
+        } else {
+            bump(counters.source_bytes, pages * run.mapped->region.page_size);
+        }
+        if (!run.demanded) {
+            bump(task.kind == FaultKind::prefetch ? counters.populated : counters.fault_around, pages);
+        } else if (task.kind == FaultKind::prewarm) {
+            bump(counters.prewarmed);
+        }
+    }
+    const bool timed = run.demanded && task.kind == FaultKind::demand;
+    if (!timed && !core_.trace) {
+        return;
+    }
+    const std::uint64_t now_ns = monotonic_ns();
+    if (timed) {
+        counters.latency.add(now_ns - task.t_fault_ns);
+    }
+    if (core_.trace) {
+        FaultRecord record;
+        record.t_fault_ns = task.t_fault_ns;
+        record.t_fetched_ns = task.t_fetched_ns;
+        record.t_installed_ns = now_ns;
+        record.guest_address = run.mapped->guest_of(run.page);
+        record.offset = run.offset();
+        record.session = core_.id;
+        record.pages = static_cast<std::uint32_t>(pages);
+        record.tid = static_cast<std::int32_t>(task.tid);
+        record.region = static_cast<std::uint16_t>(run.mapped->number);
+        record.handler = context.handler;
+        record.page_size_log2 = static_cast<std::uint8_t>(std::countr_zero(run.mapped->region.page_size));
+        record.flags = task.flags;
+        record.kind = run.demanded || task.kind == FaultKind::prefetch ? task.kind : FaultKind::fault_around;
+        record.page_class = run.page_class;
+        record.outcome = outcome;
+        if (run.page_class != PageClass::data) {
+            record.source = SourceTier::zero;
+        } else {
+            record.source = core_.source->mapped(run.offset(), run.bytes()) != nullptr ? SourceTier::mapped
+                                                                                       : SourceTier::file;
+        }
+        core_.trace->record(record);
+    }
+}
+
+void PageInstaller::abandon_rest(FillTask& task) noexcept {
+    if (task.pages == 0) {
+        return;
+    }
+    const std::shared_lock gate(core_.gate);
+    for (std::uint64_t i = 0; i < task.pages; ++i) {
+        const std::uint64_t address = task.host_address + i * task.page_size;
+        if (task.demanded && address == task.demand_address) {
+            continue;
+        }
+        if (const MappedRegion* mapped = core_.table.find(address)) {
+            mapped->change(mapped->page_of(address), PageState::filling, PageState::absent);
+        }
+    }
+    // Faults on these pages were left to this fill: let them come again.
+    core_.uffd.wake(task.host_address, task.pages * task.page_size);
+    task.pages = 0;
+}
+
+void PageInstaller::abandon(FillTask& task) noexcept {
+    abandon_rest(task);
+    if (!task.demanded) {
+        return;
+    }
+    const std::shared_lock gate(core_.gate);
+    if (const MappedRegion* mapped = core_.table.find(task.demand_address)) {
+        const std::uint64_t page = mapped->page_of(task.demand_address);
+        mapped->change(page, PageState::filling, PageState::absent);
+        mapped->change(page, PageState::zeroing, PageState::removed);
+    }
+    task.demanded = false;
+}
+
+}  // namespace vmthaw

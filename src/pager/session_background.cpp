@@ -1,0 +1,267 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <shared_mutex>
+#include <thread>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "pager/pager_session.hpp"
+#include "pager/registration_check.hpp"
+#include "userfaultfd/liveness_checker.hpp"
+
+// What PagerSession does beside answering faults: pre-warm, fill in the background, drain, hand over, check.
+namespace vmthaw {
+namespace {
+
+constexpr std::uint64_t kClaimBytes = 256U << 10U;
+constexpr int kClaimsPerTurn = 16;
+constexpr std::uint64_t kSecondLookNs = 1'000'000;
+
+bool is_missing(PageState state) noexcept { return state == PageState::absent || state == PageState::filling; }
+
+}  // namespace
+
+void PagerSession::run_prewarm(const FillContext& context) noexcept {
+    for (const std::uint64_t guest_address : prewarm_) {
+        FillTask task;
+        {
+            const std::shared_lock gate(core_.gate);
+            const MappedRegion* mapped = core_.table.find_guest(guest_address);
+            if (mapped == nullptr) {
+                add_failure("pre-warm: guest address " + hex(guest_address) + " is in no region");
+                continue;
+            }
+            const std::uint64_t page = (guest_address - mapped->region.guest_address) / mapped->region.page_size;
+            if (!mapped->change(page, PageState::absent, PageState::filling)) {
+                continue;
+            }
+            task.page_size = mapped->region.page_size;
+            task.demand_address = mapped->host_of(page);
+        }
+        task.kind = FaultKind::prewarm;
+        task.demanded = true;
+        task.t_fault_ns = monotonic_ns();
+        bump(core_.counters.faults);
+        FillFailure failure;
+        FillResult result = installer_.install(task, context, failure);
+        if (result == FillResult::source_failed) {
+            retry_or_fail(task, failure);
+        } else if (result != FillResult::done) {
+            execute(task, context);
+        }
+    }
+    begin_serving();
+}
+
+std::uint64_t PagerSession::missing_pages() {
+    std::uint64_t missing = 0;
+    const std::shared_lock gate(core_.gate);
+    for (const MappedRegion& mapped : core_.table.regions()) {
+        for (std::uint64_t page = 0; page < mapped.region.pages(); ++page) {
+            if (!is_missing(mapped.state(page))) {
+                continue;
+            }
+            const std::uint64_t page_size = mapped.region.page_size;
+            const Extent extent = core_.source->extent_at(mapped.offset_of(page), page_size);
+            missing += extent.kind == ExtentKind::zero && extent.size >= page_size ? 0U : 1U;
+        }
+    }
+    return missing;
+}
+
+void PagerSession::drain(std::uint64_t timeout_ns) {
+    guard_.check("PagerSession");
+    {
+        const std::lock_guard lock(mutex_);
+        if (state_ != SessionState::serving) {
+            return;  // draining or closed already; while preparing, begin_serving() comes back here
+        }
+        state_ = SessionState::draining;
+    }
+    const std::shared_ptr<PagerSession> self = shared_from_this();
+    runtime_.control().post([self, timeout_ns] {
+        self->drain_timer_ = self->runtime_.control().call_after(timeout_ns, [self] {
+            self->drain_timer_ = 0;
+            // Not the source lane: a source that hangs may hold all of our share there.
+            self->runtime_.retry_lane().submit({self, LaneWork::give_up, {}});
+        });
+    });
+    runtime_.source_lane().submit({self, LaneWork::populate, {}});
+}
+
+// Claims the next run of absent pages that the source has bytes for; holes need no page: unregistered, they are zeros.
+bool PagerSession::claim_next(FillTask& task) noexcept {
+    const std::shared_lock gate(core_.gate);
+    const std::vector<MappedRegion>& regions = core_.table.regions();
+    for (; cursor_region_ < regions.size(); ++cursor_region_, cursor_page_ = 0) {
+        const MappedRegion& mapped = regions[cursor_region_];
+        const std::uint64_t page_size = mapped.region.page_size;
+        while (cursor_page_ < mapped.region.pages()) {
+            const std::uint64_t first = cursor_page_;
+            const std::uint64_t offset = mapped.offset_of(first);
+            const Extent extent = core_.source->extent_at(offset, mapped.region.size - first * page_size);
+            if (extent.kind == ExtentKind::zero && extent.size >= page_size) {
+                cursor_page_ += extent.size / page_size;
+                continue;
+            }
+            ++cursor_page_;
+            if (!mapped.change(first, PageState::absent, PageState::filling)) {
+                continue;
+            }
+            const std::uint64_t limit =
+                std::min(mapped.region.pages(), first + std::max<std::uint64_t>(1, kClaimBytes / page_size));
+            while (cursor_page_ < limit && mapped.change(cursor_page_, PageState::absent, PageState::filling)) {
+                ++cursor_page_;
+            }
+            task.page_size = page_size;
+            task.host_address = mapped.host_of(first);
+            task.pages = cursor_page_ - first;
+            task.kind = FaultKind::prefetch;
+            task.t_fault_ns = monotonic_ns();
+            return true;
+        }
+    }
+    return false;
+}
+
+void PagerSession::populate_some(const FillContext& context) noexcept {
+    for (int i = 0; i < kClaimsPerTurn; ++i) {
+        if (core_.closing.load()) {
+            return;
+        }
+        FillTask task;
+        if (!claim_next(task)) {
+            cursor_region_ = 0;
+            cursor_page_ = 0;
+            if (missing_pages() == 0) {
+                finish_drain();
+            } else {
+                // Somebody else's fill is under way, or one failed: look again.
+                runtime_.source_lane().submit({shared_from_this(), LaneWork::populate, {}}, kSecondLookNs);
+            }
+            return;
+        }
+        execute(task, context);
+    }
+    runtime_.source_lane().submit({shared_from_this(), LaneWork::populate, {}});
+}
+
+// Closing is not enough: a VMM that keeps its own descriptor would hang at the first page it never touched.
+void PagerSession::unregister_all() noexcept {
+    const std::shared_lock gate(core_.gate);
+    for (const MappedRegion& mapped : core_.table.regions()) {
+        try {
+            core_.uffd.unregister_range(mapped.region.host_address, mapped.region.size);
+        } catch (const SystemError& error) {
+            if (error.errno_value() != ENOMEM && error.errno_value() != ESRCH) {  // not simply gone
+                log_line(LogLevel::error, "pager", error.what());
+            }
+        }
+    }
+}
+
+void PagerSession::finish_drain() noexcept {
+    unregister_all();
+    end(EndReason::drained);
+}
+
+void PagerSession::give_up() {
+    if (core_.closing.load()) {
+        return;
+    }
+    add_failure("draining took longer than its time-out; the failure policy is applied to " +
+                std::to_string(missing_pages()) + " missing pages");
+    switch (policy_) {
+        case FailurePolicy::kill:
+            kill_vm();
+            return;  // the pidfd tells when it is over
+        case FailurePolicy::automatic:
+        case FailurePolicy::poison:
+            while (!core_.closing.load() && !poison_missing()) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            }
+            unregister_all();
+            break;
+        case FailurePolicy::hang:
+            // Asked for: whoever touches a missing page sleeps as long as this process lives. Closing gives zeros.
+            static_cast<void>(core_.uffd.try_clone().release().release());
+            break;
+    }
+    end(EndReason::failed);
+}
+
+// False: an event was pending, so that some pages are left.
+bool PagerSession::poison_missing() noexcept {
+    const std::shared_lock gate(core_.gate);
+    for (const MappedRegion& mapped : core_.table.regions()) {
+        for (std::uint64_t page = 0; page < mapped.region.pages(); ++page) {
+            if (is_missing(mapped.state(page))) {
+                if (!poison_locked(mapped.host_of(page), mapped.region.page_size)) {
+                    return false;
+                }
+                mapped.set(page, PageState::failed);
+            }
+        }
+    }
+    return true;
+}
+
+DetachedSession PagerSession::detach() {
+    guard_.check("PagerSession");
+    end(EndReason::detached);
+    while (!wait_closed(std::chrono::milliseconds(100))) {
+    }
+    if (end_reason() != EndReason::detached) {
+        throw StateError(label_ + ": has ended already, there is nothing to detach");
+    }
+    while (in_flight_.load() > 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));  // parked fills find it closing when they are due
+    }
+    DetachedSession detached;
+    wake_everybody();  // faults that were read but not answered come again, for the taker
+    for (const MappedRegion& mapped : core_.table.regions()) {
+        detached.regions.push_back(mapped.region);
+        std::vector<std::uint8_t>& states = detached.page_states.emplace_back();
+        states.reserve(mapped.region.pages());
+        for (std::uint64_t page = 0; page < mapped.region.pages(); ++page) {
+            mapped.change(page, PageState::filling, PageState::absent);
+            mapped.change(page, PageState::zeroing, PageState::removed);
+            states.push_back(static_cast<std::uint8_t>(mapped.state(page)));
+        }
+    }
+    detached.fd = core_.uffd.release();
+    return detached;
+}
+
+void PagerSession::check() noexcept {
+    runtime_.source_lane().submit({shared_from_this(), LaneWork::check, {}});
+}
+
+void PagerSession::check_registration() noexcept {
+    if (core_.closing.load()) {
+        return;
+    }
+    if (!core_.pid_fd && LivenessChecker::for_adopted().check(core_.uffd) == Liveness::dead) {
+        end(EndReason::vm_exited);
+        return;
+    }
+    for (const AddressRange& lost : find_unregistered(core_.pid_fd.pid(), regions())) {
+        try {
+            const std::lock_guard gate(core_.gate);
+            if (core_.closing.load()) {
+                return;
+            }
+            core_.table.remove(lost.start, lost.end);  // what was mapped there is new: zeros, never guessed
+            core_.uffd.register_range(lost.start, lost.end - lost.start, kRegisterMissing);
+            bump(core_.counters.reinstalls);
+        } catch (const SystemError& error) {
+            add_failure(std::string("a lost registration could not be mended: ") + error.what());
+            continue;
+        }
+        add_failure("the registration of " + hex(lost.start) + " to " + hex(lost.end) +
+                    " was lost (the VMM mapped anew over it); it is registered again, its content is zeros");
+    }
+}
+
+}  // namespace vmthaw
