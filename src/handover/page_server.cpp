@@ -213,19 +213,13 @@ std::shared_ptr<PagerSession> PageServer::adopt(Userfaultfd userfaultfd, std::ve
 
 void PageServer::provide_source(std::uint32_t session, std::shared_ptr<PageSource> source) {
     guard_.check("PageServer");
-    Waiting waiting;
-    {
-        const std::lock_guard lock(mutex_);
-        const auto found = waiting_.find(session);
-        if (found == waiting_.end()) {
-            throw ArgumentError("no session waits for a source under this number: " + std::to_string(session));
-        }
-        waiting = std::move(found->second);
-        waiting_.erase(found);
+    std::optional<Waiting> waiting = take_waiting(session);
+    if (!waiting) {
+        throw ArgumentError("no session waits for a source under this number: " + std::to_string(session));
     }
-    const std::string label = waiting.label;
+    const std::string label = waiting->label;
     try {
-        make_session(std::move(waiting), std::move(source));
+        make_session(std::move(*waiting), std::move(source));
     } catch (const Error& error) {
         add_failure(0, "hand-over from " + label + ": " + error.what(), "regions");
     }
@@ -233,17 +227,22 @@ void PageServer::provide_source(std::uint32_t session, std::shared_ptr<PageSourc
 
 void PageServer::refuse_source(std::uint32_t session, const std::string& why) {
     guard_.check("PageServer");
-    Waiting waiting;
-    {
-        const std::lock_guard lock(mutex_);
-        const auto found = waiting_.find(session);
-        if (found == waiting_.end()) {
-            return;
-        }
-        waiting = std::move(found->second);
-        waiting_.erase(found);
+    if (std::optional<Waiting> waiting = take_waiting(session)) {
+        refuse_vm(*waiting, session, why);
     }
-    // A VM without its memory must not run on with zeros.
+}
+
+std::optional<PageServer::Waiting> PageServer::take_waiting(std::uint32_t session) {
+    const std::lock_guard lock(mutex_);
+    auto node = waiting_.extract(session);
+    if (node.empty()) {
+        return std::nullopt;
+    }
+    return std::move(node.mapped());
+}
+
+// A VM without its memory must not run on with zeros.
+void PageServer::refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why) {
     const bool can_kill = waiting.pid_fd && waiting.pid_fd.pid() != ::getpid() &&
                           (options_.config.failure_policy == FailurePolicy::automatic ||
                            options_.config.failure_policy == FailurePolicy::kill);
@@ -254,7 +253,8 @@ void PageServer::refuse_source(std::uint32_t session, const std::string& why) {
             static_cast<void>(waiting.handover.userfaultfd.poison(region.host_address, region.size));
         }
     }
-    add_failure(session, waiting.label + ": no page source for it: " + why + (can_kill ? "; it was killed" : ""), "source");
+    add_failure(session, waiting.label + ": no page source for it: " + why + (can_kill ? "; it was killed" : ""),
+                "source");
 }
 
 void PageServer::add_session(const std::shared_ptr<PagerSession>& session) {
@@ -405,6 +405,9 @@ void PageServer::close() {
     {
         const std::lock_guard lock(mutex_);
         waiting.swap(waiting_);
+    }
+    for (auto& [number, vm] : waiting) {
+        refuse_vm(vm, number, "the server was closed");
     }
     for (const std::shared_ptr<PagerSession>& session : sessions()) {
         session->set_observer(nullptr);

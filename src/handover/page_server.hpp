@@ -107,7 +107,8 @@ private:
     void on_deadline(int fd);
     void drop_connection(int fd);
     void complete(Connection connection);
-    void refuse_vm(Waiting waiting, std::uint32_t session, const std::string& why, const std::string& field);
+    [[nodiscard]] std::optional<Waiting> take_waiting(std::uint32_t session);
+    void refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why);
     std::shared_ptr<PagerSession> make_session(Waiting waiting, std::shared_ptr<PageSource> source);
     void add_session(const std::shared_ptr<PagerSession>& session);
     void add_failure(std::uint32_t session, const std::string& text, const std::string& field);

@@ -261,7 +261,7 @@ void PagerSession::release_resources() noexcept {
     }
     const std::lock_guard gate(core_.gate);
     core_.uffd.release().reset();
-    core_.table = PageTable({});
+    core_.table = PageTable(std::vector<Region>{});
 }
 
 void PagerSession::kill() {
