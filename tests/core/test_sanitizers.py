@@ -19,7 +19,7 @@ OPTIONS = {
 
 
 def without_address_randomization() -> list[str]:
-    """The thread sanitizer's shadow collides with mappings where vm.mmap_rnd_bits is large: run it without, if allowed."""
+    """The thread sanitizer's shadow collides with mappings where vm.mmap_rnd_bits is large: none, where allowed."""
     prefix = ["setarch", platform.machine(), "-R"]
     allowed = subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
     return prefix if allowed else []

@@ -23,11 +23,7 @@ def suites(program: Path) -> list[str]:
     if not program.exists():
         return []
     listing = subprocess.run([program, "--gtest_list_tests"], capture_output=True, text=True, timeout=30, check=False)
-    return [
-        line.split("#")[0].strip().removesuffix(".")
-        for line in listing.stdout.splitlines()
-        if line and not line.startswith(" ")
-    ]
+    return re.findall(r"^(\S+)\.(?=\s|$)", listing.stdout, re.MULTILINE)
 
 
 @dataclass

@@ -1,0 +1,32 @@
+"""clang-tidy finds nothing (.clang-tidy says what it looks for), and would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import clang_tidy, tree
+
+
+@pytest.mark.timeout(900)
+def test_clang_tidy_finds_nothing() -> None:
+    build = tree.ROOT / "build" / "release"
+    assert (build / "compile_commands.json").exists(), "run `make build`"
+    findings = clang_tidy.run(build, os.cpu_count() or 1)
+    assert not findings, "".join(findings)
+
+
+def test_clang_tidy_would_find_something(tmp_path: Path) -> None:
+    (tmp_path / ".clang-tidy").write_bytes((tree.ROOT / ".clang-tidy").read_bytes())
+    (tmp_path / "mutant.cpp").write_text("int* f(long x) { return (int*)x; }\n")
+    done = subprocess.run(
+        [clang_tidy.TOOL, "--quiet", tmp_path / "mutant.cpp", "--", "-std=c++20"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "cppcoreguidelines-pro-type-cstyle-cast" in done.stdout

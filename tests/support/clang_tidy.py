@@ -1,0 +1,108 @@
+"""clang-tidy over every translation unit of build/release, skipping what was clean and has not changed since.
+
+A unit is known by a hash of the tool, its configuration, the compile command and every file of ours that the unit
+included when it was last compiled (`ninja -t deps`). Clean units leave an empty file of that name in build/lint/tidy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.tree import ROOT
+
+TOOL = "clang-tidy-19"
+# GCC's options that clang does not know.
+_FOREIGN = ("-fno-fat-lto-objects", "-fno-lto", "-flto")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One entry of compile_commands.json."""
+
+    source: Path
+    output: str
+    command: list[str]
+    directory: Path
+
+
+def units(build: Path) -> list[Unit]:
+    """Our translation units, in the order of the build."""
+    entries = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
+    found = []
+    for entry in entries:
+        words = shlex.split(entry["command"])
+        output = words[words.index("-o") + 1]
+        found.append(Unit(Path(entry["file"]), output, words, Path(entry["directory"])))
+    return found
+
+
+def dependencies(build: Path) -> dict[str, list[Path]]:
+    """Object file to the files of ours that went into it."""
+    listing = subprocess.run(["ninja", "-C", build, "-t", "deps"], capture_output=True, text=True, check=True).stdout
+    found: dict[str, list[Path]] = {}
+    for block in listing.split("\n\n"):
+        lines = [line for line in block.splitlines() if line and not line.startswith("ninja:")]
+        if lines and (head := re.match(r"(\S+): #deps \d+.*\(VALID\)", lines[0])):
+            paths = [Path(os.path.normpath(build / line.strip())) for line in lines[1:]]
+            found[head[1]] = [path for path in paths if path.is_relative_to(ROOT)]
+    return found
+
+
+def fingerprint(unit: Unit, files: list[Path], version: str) -> str:
+    """The name of a unit's verdict."""
+    digest = hashlib.sha256(f"{version}\0{unit.command!r}\0".encode())
+    for path in sorted({unit.source, *files, ROOT / ".clang-tidy"}):
+        digest.update(f"{path}\0".encode())
+        digest.update(path.read_bytes() if path.exists() else b"missing")
+    return digest.hexdigest()
+
+
+def _check(unit: Unit, database: Path) -> str:
+    done = subprocess.run(
+        [TOOL, "--quiet", f"-p={database}", str(unit.source)], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return ""
+    lines = done.stdout.strip() or done.stderr.strip()
+    return f"== {unit.source.relative_to(ROOT)}\n{lines}\n"
+
+
+def run(build: Path, jobs: int) -> list[str]:
+    """What clang-tidy says, a text for each unit that is not clean."""
+    version = subprocess.run([TOOL, "--version"], capture_output=True, text=True, check=True).stdout
+    verdicts = ROOT / "build" / "lint" / "tidy"
+    verdicts.mkdir(parents=True, exist_ok=True)
+    known = dependencies(build)
+    waiting: list[tuple[Unit, Path | None]] = []
+    for unit in units(build):
+        output = os.path.relpath(unit.directory / unit.output, build)
+        files = known.get(output)
+        verdict = verdicts / fingerprint(unit, files, version) if files else None
+        if verdict is None or not verdict.exists():
+            waiting.append((unit, verdict))
+    database = ROOT / "build" / "lint" / "database"
+    database.mkdir(parents=True, exist_ok=True)
+    entries = [
+        {
+            "file": str(unit.source),
+            "directory": str(unit.directory),
+            "arguments": [part for part in unit.command if not part.startswith(_FOREIGN)]
+            + ["-Wno-unknown-warning-option"],
+        }
+        for unit, _ in waiting
+    ]
+    (database / "compile_commands.json").write_text(json.dumps(entries), encoding="utf-8")
+    with ThreadPoolExecutor(jobs) as pool:
+        answers = list(pool.map(lambda item: _check(item[0], database), waiting))
+    for (_, verdict), answer in zip(waiting, answers, strict=True):
+        if not answer and verdict is not None:
+            verdict.touch()
+    return [answer for answer in answers if answer]
