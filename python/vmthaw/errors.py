@@ -28,11 +28,12 @@ class ForkedError(StateError):
 class VmthawOSError(VmthawError, OSError):
     """A failed system call.
 
-    Attributes: ``errno``, ``strerror``, ``operation`` (the system call), ``remedy`` (may be empty) and ``address``
-    (None, or the host address it was about).
+    Attributes: ``errno``, ``strerror`` (the whole sentence), ``operation`` (the system call), ``cause`` (what the errno
+    means), ``remedy`` (may be empty) and ``address`` (None, or the host address it was about).
     """
 
     operation: str = ""
+    cause: str = ""
     remedy: str = ""
     address: int | None = None
 
@@ -54,19 +55,47 @@ class VmthawProcessLookupError(VmthawOSError, ProcessLookupError):
 
 
 class VmthawBlockingIOError(VmthawOSError, BlockingIOError):
-    """EAGAIN: try again after draining events."""
+    """EAGAIN: try again after draining events. EINPROGRESS, EALREADY."""
 
 
 class VmthawInterruptedError(VmthawOSError, InterruptedError):
     """EINTR."""
 
 
+class VmthawIsADirectoryError(VmthawOSError, IsADirectoryError):
+    """EISDIR."""
+
+
+class VmthawNotADirectoryError(VmthawOSError, NotADirectoryError):
+    """ENOTDIR."""
+
+
+class VmthawChildProcessError(VmthawOSError, ChildProcessError):
+    """ECHILD."""
+
+
 class VmthawConnectionError(VmthawOSError, ConnectionError):
-    """ECONNREFUSED, ECONNRESET, EPIPE and their like."""
+    """Base of the four errors of a connection."""
 
 
-class VmthawTimeoutError(VmthawError, TimeoutError):
-    """A wait ended before what it waited for."""
+class VmthawConnectionRefusedError(VmthawConnectionError, ConnectionRefusedError):
+    """ECONNREFUSED: nobody listens."""
+
+
+class VmthawConnectionResetError(VmthawConnectionError, ConnectionResetError):
+    """ECONNRESET."""
+
+
+class VmthawConnectionAbortedError(VmthawConnectionError, ConnectionAbortedError):
+    """ECONNABORTED."""
+
+
+class VmthawBrokenPipeError(VmthawConnectionError, BrokenPipeError):
+    """EPIPE, ESHUTDOWN: the peer has closed."""
+
+
+class VmthawTimeoutError(VmthawOSError, TimeoutError):
+    """A wait ended before what it waited for (``errno`` is None then), or ETIMEDOUT."""
 
 
 _BY_ERRNO: dict[int, type[VmthawOSError]] = {
@@ -76,11 +105,18 @@ _BY_ERRNO: dict[int, type[VmthawOSError]] = {
     _errno.EEXIST: VmthawFileExistsError,
     _errno.ESRCH: VmthawProcessLookupError,
     _errno.EAGAIN: VmthawBlockingIOError,
+    _errno.EALREADY: VmthawBlockingIOError,
+    _errno.EINPROGRESS: VmthawBlockingIOError,
     _errno.EINTR: VmthawInterruptedError,
-    _errno.ECONNREFUSED: VmthawConnectionError,
-    _errno.ECONNRESET: VmthawConnectionError,
-    _errno.ECONNABORTED: VmthawConnectionError,
-    _errno.EPIPE: VmthawConnectionError,
+    _errno.EISDIR: VmthawIsADirectoryError,
+    _errno.ENOTDIR: VmthawNotADirectoryError,
+    _errno.ECHILD: VmthawChildProcessError,
+    _errno.ECONNREFUSED: VmthawConnectionRefusedError,
+    _errno.ECONNRESET: VmthawConnectionResetError,
+    _errno.ECONNABORTED: VmthawConnectionAbortedError,
+    _errno.EPIPE: VmthawBrokenPipeError,
+    _errno.ESHUTDOWN: VmthawBrokenPipeError,
+    _errno.ETIMEDOUT: VmthawTimeoutError,
 }
 
 

@@ -24,7 +24,10 @@ std::string compose(int errno_value, const std::string& operation, const std::st
 
 Error::Fields system_fields(int errno_value, const std::string& operation, const std::string& remedy,
                             std::optional<std::uint64_t> address) {
-    Error::Fields fields{{"errno", static_cast<std::int64_t>(errno_value)}, {"operation", operation}, {"remedy", remedy}};
+    Error::Fields fields{{"errno", static_cast<std::int64_t>(errno_value)},
+                         {"operation", operation},
+                         {"cause", std::generic_category().message(errno_value)},
+                         {"remedy", remedy}};
     if (address) {
         fields.emplace_back("address", *address);
     }

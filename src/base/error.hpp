@@ -64,7 +64,7 @@ public:
                 "ForkedError") {}
 };
 
-// "0x7f00_1234" style text for addresses in messages.
+// "0x7f001234": addresses in messages.
 [[nodiscard]] std::string hex(std::uint64_t value);
 
 // Checkers, one per errno convention. Each saves errno before anything else can change it.

@@ -4,12 +4,19 @@
 #include <sched.h>
 #include <signal.h>
 
+#include <cstddef>
+#include <exception>
+#include <new>
 #include <system_error>
+#include <utility>
 
 #include "base/error.hpp"
+#include "base/log.hpp"
 
 namespace vmthaw {
 namespace {
+
+constexpr std::size_t kMostCpus = std::size_t{64} * 1024;
 
 // The new thread inherits the creator's mask, so it never runs a single instruction with signals open.
 class BlockedSignals {
@@ -30,6 +37,18 @@ private:
     sigset_t previous_{};
 };
 
+// A body that throws is a bug of ours; it costs its thread and a line in the log, not the user's process.
+void run_guarded(const std::function<void()>& body) noexcept {
+    try {
+        body();
+    } catch (const std::exception& error) {
+        log_line(LogLevel::error, "thread", "a thread ended by an exception that nobody caught:");
+        log_line(LogLevel::error, "thread", error.what());
+    } catch (...) {
+        log_line(LogLevel::error, "thread", "a thread ended by an unknown exception that nobody caught");
+    }
+}
+
 }  // namespace
 
 std::thread start_thread(const std::string& name, std::function<void()> body, int cpu) {
@@ -38,13 +57,14 @@ std::thread start_thread(const std::string& name, std::function<void()> body, in
         return std::thread([name, cpu, body = std::move(body)] {
             ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str());
             if (cpu >= 0) {
-                cpu_set_t set;
-                CPU_ZERO(&set);
-                CPU_SET(static_cast<unsigned>(cpu), &set);
+                const auto index = static_cast<std::size_t>(cpu);
+                std::vector<cpu_set_t> sets(index / CPU_SETSIZE + 1);
+                const std::size_t bytes = sets.size() * sizeof(cpu_set_t);
+                CPU_SET_S(index, bytes, sets.data());
                 // Without the pin the thread is slower, not wrong.
-                ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
+                ::pthread_setaffinity_np(::pthread_self(), bytes, sets.data());
             }
-            body();
+            run_guarded(body);
         });
     } catch (const std::system_error& error) {
         throw SystemError(error.code().value(), "starting thread " + name,
@@ -52,14 +72,30 @@ std::thread start_thread(const std::string& name, std::function<void()> body, in
     }
 }
 
+void join_or_abandon(std::thread& thread, const ForkGuard& guard) noexcept {
+    if (!thread.joinable()) {
+        return;
+    }
+    if (guard.inherited()) {
+        // The handle names a thread of the parent, and its memory may be another thread's by now: leak it.
+        [[maybe_unused]] auto* const leaked = new (std::nothrow) std::thread(std::move(thread));
+        return;
+    }
+    thread.join();
+}
+
 std::vector<int> usable_cpus() {
-    cpu_set_t set;
-    CPU_ZERO(&set);
     std::vector<int> cpus;
-    if (::sched_getaffinity(0, sizeof set, &set) == 0) {
-        for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-            if (CPU_ISSET(static_cast<unsigned>(cpu), &set)) {
-                cpus.push_back(cpu);
+    // The kernel refuses (EINVAL) a set smaller than its own.
+    for (std::size_t count = CPU_SETSIZE; cpus.empty() && count <= kMostCpus; count *= 4) {
+        std::vector<cpu_set_t> sets(count / CPU_SETSIZE);
+        const std::size_t bytes = sets.size() * sizeof(cpu_set_t);
+        if (::sched_getaffinity(0, bytes, sets.data()) != 0) {
+            continue;
+        }
+        for (std::size_t cpu = 0; cpu < count; ++cpu) {
+            if (CPU_ISSET_S(cpu, bytes, sets.data())) {
+                cpus.push_back(static_cast<int>(cpu));
             }
         }
     }

@@ -1,6 +1,7 @@
 #include "base/log.hpp"
 
 #include <poll.h>
+#include <pybind11/stl.h>
 
 #include <mutex>
 #include <set>
