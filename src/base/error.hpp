@@ -60,8 +60,7 @@ public:
 class ForkedError : public Error {
 public:
     explicit ForkedError(const std::string& what)
-        : Error(what + " was created before fork(); it is inert in the child: create a new one here",
-                "ForkedError") {}
+        : Error(what + " was created before fork(); it is inert in the child: create a new one here", "ForkedError") {}
 };
 
 // "0x7f001234": addresses in messages.

@@ -17,9 +17,7 @@ std::atomic<std::uint64_t> g_generation{0};
 
 }  // namespace
 
-std::uint64_t ForkGuard::current_generation() noexcept {
-    return g_generation.load(std::memory_order_relaxed);
-}
+std::uint64_t ForkGuard::current_generation() noexcept { return g_generation.load(std::memory_order_relaxed); }
 
 void ForkGuard::check(const char* what) const {
     if (inherited()) {

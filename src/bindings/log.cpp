@@ -63,9 +63,8 @@ py::list drain_to_list(std::size_t max_lines) {
     drain_log(records, max_lines);
     py::list lines;
     for (const LogRecord& record : records) {
-        lines.append(py::make_tuple(record.t_ns, to_logging(record.level), record.component,
-                                    decode(record.text_view()), record.truncated, decode(record.thread_name.data()),
-                                    record.tid));
+        lines.append(py::make_tuple(record.t_ns, to_logging(record.level), record.component, decode(record.text_view()),
+                                    record.truncated, decode(record.thread_name.data()), record.tid));
     }
     return lines;
 }
@@ -96,10 +95,12 @@ void register_log(py::module_& module) {
         py::arg("level"), py::arg("component"), py::arg("text"),
         "Writes a line to the core's ring at a level of Python's logging, as the core itself does. Never blocks; a "
         "full ring drops it and counts it. Component names are kept for ever.");
-    module.def("set_log_level", [](int level) { set_log_level(from_logging(level)); }, py::arg("level"),
-               "Keeps lines below this level of Python's logging out of the ring. Any thread, at any time.");
-    module.def("log_level", [] { return to_logging(log_level()); },
-               "The level of Python's logging below which the core writes no lines.");
+    module.def(
+        "set_log_level", [](int level) { set_log_level(from_logging(level)); }, py::arg("level"),
+        "Keeps lines below this level of Python's logging out of the ring. Any thread, at any time.");
+    module.def(
+        "log_level", [] { return to_logging(log_level()); },
+        "The level of Python's logging below which the core writes no lines.");
     module.def("_wait_readable", &wait_readable, py::arg("fd"), py::arg("timeout_s") = py::none(),
                "Waits until a descriptor is readable (True) or `timeout_s` seconds are over (False; None waits for "
                "ever). The GIL is released meanwhile, and signal handlers run at least every 50 ms.");
