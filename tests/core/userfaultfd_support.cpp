@@ -9,7 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -28,15 +30,33 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20U;
 constexpr unsigned kMemfdHugetlb2Mib = 0x4U | (21U << 26U);  // MFD_HUGETLB | MFD_HUGE_2MB
 
 long pool_count(const char* name) {
-    long value = 0;
-    std::ifstream(std::string(kPool) + name) >> value;
-    return value;
+    std::string text;
+    std::ifstream(std::string(kPool) + name) >> text;
+    return static_cast<long>(std::strtoull(text.c_str(), nullptr, 10));
 }
+
+// Reserved pages are free but promised. The kernel's count of them passes through "-2" while pinned pages go back.
+long free_pages() { return pool_count("free_hugepages") - std::max(pool_count("resv_hugepages"), 0L); }
 
 bool set_pool(long value) {
     std::ofstream file(std::string(kPool) + "nr_hugepages");
     file << value << std::flush;
     return file.good();
+}
+
+// A mapping at a multiple of 2 MiB (of address and offset alike) where its size allows a transparent huge page.
+Mapping map_aligned(std::size_t size, int flags, int fd) {
+    void* place = nullptr;
+    if (size >= kHugePage) {
+        const Mapping reserve = Mapping::anonymous(size + kHugePage);
+        const std::uint64_t address = address_of(reserve.data());
+        place = reserve.data() + ((address + kHugePage - 1) / kHugePage * kHugePage - address);
+    }
+    void* const address = ::mmap(place, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (address == MAP_FAILED) {
+        throw SystemError(errno, "mmap of test memory");
+    }
+    return Mapping::adopt(address, size);
 }
 
 sigjmp_buf g_escape;
@@ -64,15 +84,18 @@ ReservedHugePages::ReservedHugePages(std::size_t pages) {
     lock_ = UniqueFd(check_errno(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600), "open the lock"));
     check_errno(::flock(lock_.get(), LOCK_EX), "flock");
     const auto wanted = static_cast<long>(pages);
-    const long missing = wanted - (pool_count("free_hugepages") - pool_count("resv_hugepages"));
-    if (missing > 0) {
-        const long size = pool_count("nr_hugepages");
-        if (set_pool(size + missing)) {
-            former_ = size;
+    // The pages of an earlier test may still be on their way back: they count as used for a moment.
+    static const long original = pool_count("nr_hugepages");
+    const bool enlarged = eventually([&] {
+        const long missing = wanted - free_pages();
+        if (missing > 0 && set_pool(pool_count("nr_hugepages") + missing)) {
+            former_ = original;
         }
-    }
-    if (pool_count("free_hugepages") - pool_count("resv_hugepages") < wanted) {
-        reason = "no hugetlb: the pool of 2 MiB pages cannot be enlarged";
+        return free_pages() >= wanted || ::access((std::string(kPool) + "nr_hugepages").c_str(), W_OK) != 0;
+    });
+    if (!enlarged || free_pages() < wanted) {
+        reason = "no hugetlb: " + std::to_string(pool_count("nr_hugepages")) + " pages of 2 MiB, " +
+                 std::to_string(pool_count("free_hugepages")) + " of them free, and the pool cannot be enlarged";
     }
 }
 
@@ -94,9 +117,9 @@ Memory::Memory(Kind kind, std::size_t pages) : page_size_(page_size_of(kind)) {
         check_errno(::ftruncate(fd_.get(), static_cast<off_t>(size)), "ftruncate");
         flags = kind == Kind::private_memfd ? MAP_PRIVATE : MAP_SHARED;
     }
-    mapping_ = Mapping::map(size, PROT_READ | PROT_WRITE, flags, fd_.get(), 0, "mmap of test memory");
+    mapping_ = map_aligned(size, flags, fd_.get());
     if (has_alias(kind)) {
-        alias_ = Mapping::map(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0, "mmap of the alias");
+        alias_ = map_aligned(size, MAP_SHARED, fd_.get());
     }
 }
 
