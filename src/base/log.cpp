@@ -1,4 +1,4 @@
-// The sink asks the kernel for the thread itself, once per thread; spdlog's own answer would be stale after fork().
+// The sink asks the kernel for the thread itself; spdlog's own answer lies in a thread_local.
 #define SPDLOG_NO_THREAD_ID
 
 #include "base/log.hpp"
@@ -18,31 +18,12 @@
 
 #include "base/clock.hpp"
 #include "base/event_fd.hpp"
-#include "base/fork_guard.hpp"
 #include "base/ring.hpp"
 
 namespace vmthaw {
 namespace {
 
 constexpr std::size_t kLogLines = 2048;
-
-// Initial-exec: the dynamic model would call malloc at a thread's first line.
-struct ThreadIdentity {
-    std::uint64_t generation;
-    std::int32_t tid;  // 0: not asked yet
-    std::array<char, 16> name;
-};
-[[gnu::tls_model("initial-exec")]] constinit thread_local ThreadIdentity t_identity{};
-
-const ThreadIdentity& this_thread() noexcept {
-    const std::uint64_t generation = ForkGuard::current_generation();
-    if (t_identity.tid == 0 || t_identity.generation != generation) {
-        t_identity.generation = generation;
-        t_identity.tid = static_cast<std::int32_t>(::syscall(SYS_gettid));
-        ::pthread_getname_np(::pthread_self(), t_identity.name.data(), t_identity.name.size());
-    }
-    return t_identity;
-}
 
 // Cuts before the character that does not fit whole.
 std::size_t cut_utf8(std::string_view text, std::size_t limit) noexcept {
@@ -132,13 +113,13 @@ public:
 
 protected:
     void sink_it_(const spdlog::details::log_msg& message) override {
-        const ThreadIdentity& thread = this_thread();
         const std::string_view text(message.payload.data(), message.payload.size());
         LogRecord record;
         record.t_ns = monotonic_ns();
         record.component = message.source.filename;
-        record.tid = thread.tid;
-        record.thread_name = thread.name;
+        // Asked each time: a thread_local would cost a malloc at a thread's first line, and be stale after fork().
+        record.tid = static_cast<std::int32_t>(::syscall(SYS_gettid));
+        ::pthread_getname_np(::pthread_self(), record.thread_name.data(), record.thread_name.size());
         record.level = from_spdlog(message.level);
         const std::size_t bytes = cut_utf8(text, LogRecord::kTextBytes);
         record.truncated = bytes < text.size();
