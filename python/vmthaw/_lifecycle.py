@@ -49,7 +49,8 @@ class Stage(enum.IntEnum):
 @contextmanager
 def blocked_signals() -> Iterator[None]:
     """Blocks all signals but those of faults, so that a thread started inside inherits that and Ctrl-C reaches the
-    main thread."""
+    main thread.
+    """
     faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
     try:
@@ -142,8 +143,9 @@ class _Drainer:
                 stopping = self._stopping
                 self._turn(0 if stopping else self._timeout_s())
                 if stopping:
+                    self._flush_log()
                     return
-            except BaseException:  # noqa: BLE001 - the thread serves everybody and must outlive any callback
+            except BaseException:
                 if not self._abandoned:
                     _report("the drainer goes on after an error")
                     time.sleep(_MUTE_S)
@@ -163,13 +165,13 @@ class _Drainer:
                 continue  # unwatched since
             try:
                 callback()
-            except BaseException:  # noqa: BLE001 - see _run
+            except BaseException:
                 if self._abandoned:
                     return
                 self._mute(fd, callback)
                 try:
                     _log.exception("the callback of descriptor %d raised", fd)
-                except BaseException:  # noqa: BLE001 - a logging handler that raises
+                except BaseException:
                     _report("a logging handler raised")
 
     def _mute(self, fd: int, callback: Callable[[], object]) -> None:
@@ -192,19 +194,26 @@ class _Drainer:
         except OSError:
             self._callbacks.pop(fd, None)  # closed without unwatch()
 
-    def _drain_log(self) -> None:
+    def _flush_log(self) -> None:
+        deadline = time.monotonic() + _JOIN_S  # somebody may go on writing
+        while self._drain_log() > 0 and time.monotonic() < deadline:
+            pass
+
+    def _drain_log(self) -> int:
+        """Delivers one batch and gives back its size; what is left keeps the descriptor readable."""
         lines = _core.drain_log(_LINES_PER_BATCH)
         for line in lines:
             try:
                 _deliver(line)
-            except BaseException:  # noqa: BLE001 - one bad handler loses neither the thread nor the next line
+            except BaseException:
                 if self._abandoned:
-                    return
+                    return 0
                 _report("a logging handler raised")
         dropped = _core.log_dropped()
         if dropped != self._dropped_reported:
             lost, self._dropped_reported = dropped - self._dropped_reported, dropped
             _core.log_line(logging.WARNING, "log", f"{lost} lines were lost because they came faster than logged")
+        return len(lines)
 
 
 class _State:
@@ -220,7 +229,8 @@ _state = _State()
 
 def ensure_drainer() -> None:
     """Starts the drainer unless it runs. Any thread. Raises OSError without descriptors or threads left, `StateError`
-    when the interpreter is exiting."""
+    when the interpreter is exiting.
+    """
     _ensure()
 
 
@@ -297,7 +307,7 @@ def _at_exit() -> None:
                 if stage is Stage.SERVER:
                     _warn_forgotten(obj)
                 obj.close_at_exit()
-            except BaseException:  # noqa: BLE001 - the next one is to be closed as well
+            except BaseException:
                 _report("closing at exit failed")
     state.registered.clear()
     if drainer is not None and not drainer.stop(_JOIN_S):
