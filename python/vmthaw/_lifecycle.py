@@ -20,7 +20,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from vmthaw import _core
@@ -85,7 +85,7 @@ def _deliver(line: tuple[int, int, str, str, bool, str, int]) -> None:
 
 
 class _Drainer:
-    """One thread, one epoll. Methods are for any thread; callbacks run on the drainer's, one at a time, with the GIL."""
+    """One thread, one epoll. Methods are for any thread; callbacks run on the drainer's, one at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -119,10 +119,8 @@ class _Drainer:
         with self._lock:
             self._muted.pop(fd, None)
             if self._callbacks.pop(fd, None) is not None:
-                try:
+                with suppress(OSError):  # closed already, which took it out
                     self._epoll.unregister(fd)
-                except OSError:
-                    pass  # closed already, which took it out
 
     def stop(self, timeout_s: float) -> bool:
         """Ends the thread after a last look at everything that waits. False when a callback holds it up."""
@@ -228,8 +226,9 @@ _state = _State()
 
 
 def ensure_drainer() -> None:
-    """Starts the drainer unless it runs. Any thread. Raises OSError without descriptors or threads left, `StateError`
-    when the interpreter is exiting.
+    """Start the drainer unless it runs. Any thread.
+
+    Raises OSError without descriptors or threads left, `StateError` when the interpreter is exiting.
     """
     _ensure()
 
