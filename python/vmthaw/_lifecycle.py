@@ -48,9 +48,7 @@ class Stage(enum.IntEnum):
 
 @contextmanager
 def blocked_signals() -> Iterator[None]:
-    """Blocks all signals but those of faults, so that a thread started inside inherits that and Ctrl-C reaches the
-    main thread.
-    """
+    """Block all signals but those of faults, so that threads started inside inherit it and Ctrl-C stays with main."""
     faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
     try:
