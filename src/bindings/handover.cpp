@@ -1,7 +1,120 @@
+#include <pybind11/stl.h>
+
 #include "bindings/bindings.hpp"
+#include "bindings/session.hpp"
+#include "bindings/wait.hpp"
+#include "handover/page_server.hpp"
 
+// GIL and locking: every function that takes one of the server's locks, or waits, releases the GIL first. The server
+// never calls Python: news wait in a ring behind event_fd() until somebody takes them.
 namespace vmthaw::bindings {
+namespace {
 
-void register_handover(py::module_& /*module*/) {}
+using Release = py::call_guard<py::gil_scoped_release>;
+
+// A caller's descriptor stays the caller's, whatever becomes of ours.
+UniqueFd duplicate(int fd, const char* what) {
+    UniqueFd held(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!held) {
+        const int saved = errno;
+        throw SystemError(saved, std::string("duplicating ") + what + " " + std::to_string(fd));
+    }
+    return held;
+}
+
+std::shared_ptr<PageServer> make_server(const std::optional<std::string>& socket_path, std::optional<int> socket_fd,
+                                        std::shared_ptr<PageSource> source, const PagerConfig& config,
+                                        const MemoryLayout& layout, std::optional<unsigned> owner_uid,
+                                        std::optional<unsigned> owner_gid, std::optional<unsigned> required_uid,
+                                        double handover_timeout, std::vector<std::uint64_t> prewarm) {
+    if (!(handover_timeout > 0 && handover_timeout <= 86400)) {
+        throw ArgumentError("handover_timeout must be more than 0 and at most 86400 seconds");
+    }
+    PageServerOptions options;
+    options.source = std::move(source);
+    options.config = config;
+    options.layout = layout;
+    options.required_uid = required_uid;
+    options.handover_timeout_ns = static_cast<std::uint64_t>(handover_timeout * 1e9);
+    options.prewarm = std::move(prewarm);
+    if (socket_fd) {
+        options.listener = HandoverListener::adopt(duplicate(*socket_fd, "the listening socket"));
+    } else if (socket_path) {
+        HandoverListenerOptions listener;
+        listener.owner_uid = owner_uid;
+        listener.owner_gid = owner_gid;
+        options.listener = HandoverListener::create(*socket_path, listener);
+    }
+    return PageServer::create(std::move(options));
+}
+
+std::shared_ptr<PagerSession> adopt(PageServer& server, int fd, std::vector<Region> regions,
+                                    std::shared_ptr<PageSource> source, std::optional<int> pid_fd, std::string label) {
+    PidFd process;
+    if (pid_fd) {
+        process = PidFd::adopt(duplicate(*pid_fd, "the pidfd"));
+    }
+    return server.adopt(Userfaultfd::adopt(duplicate(fd, "the userfaultfd")), std::move(regions), std::move(source), std::move(process),
+                        std::move(label));
+}
+
+}  // namespace
+
+void register_handover(py::module_& module) {
+    register_session(module);
+    py::classh<PageServer>(module, "PageServer", "The core of vmthaw.PageServer: see there.")
+        .def(py::init(&make_server), py::kw_only(), py::arg("socket_path"), py::arg("socket_fd"), py::arg("source"),
+             py::arg("config"), py::arg("layout"), py::arg("owner_uid"), py::arg("owner_gid"), py::arg("required_uid"),
+             py::arg("handover_timeout"), py::arg("prewarm"), Release())
+        .def("start", &PageServer::start, Release())
+        .def("adopt", &adopt, py::arg("fd"), py::arg("regions"), py::arg("source"), py::arg("pidfd"), py::arg("label"),
+             Release())
+        .def("provide_source", &PageServer::provide_source, py::arg("session"), py::arg("source"), Release())
+        .def("refuse_source", &PageServer::refuse_source, py::arg("session"), py::arg("why"), Release())
+        .def_property_readonly("sessions", unlocked(&PageServer::sessions))
+        .def_property_readonly("ended_sessions", unlocked(&PageServer::ended_sessions))
+        .def(
+            "failures",
+            [](const PageServer& server) {
+                std::vector<std::tuple<std::uint64_t, std::uint32_t, std::string, std::string>> rows;
+                for (const ServerFailure& failure : server.failures()) {
+                    rows.emplace_back(failure.t_ns, failure.session, failure.text, failure.field);
+                }
+                return rows;
+            },
+            Release(), "(t_ns, session or 0, text, field) tuples; the last 256.")
+        .def_property_readonly("session_count", unlocked(&PageServer::session_count))
+        .def_property_readonly("socket_path", &PageServer::socket_path)
+        .def_property_readonly("listening", unlocked(&PageServer::listening))
+        .def("event_fd", &PageServer::event_fd, "Readable while events wait.")
+        .def(
+            "take_events",
+            [](PageServer& server) {
+                std::vector<std::tuple<std::uint64_t, std::uint32_t, SessionEventKind>> rows;
+                for (const ServerEvent& event : server.take_events()) {
+                    rows.emplace_back(event.t_ns, event.session, event.kind);
+                }
+                return rows;
+            },
+            Release(), "(t_ns, session, kind) tuples.")
+        .def(
+            "wait_ready",
+            [](const std::shared_ptr<PageServer>& server, std::optional<double> timeout) {
+                return wait_interruptible(timeout, [&](auto slice) { return server->wait_ready(slice); });
+            },
+            py::arg("timeout"))
+        .def(
+            "wait_ended",
+            [](const std::shared_ptr<PageServer>& server, std::optional<double> timeout) {
+                return wait_interruptible(timeout, [&](auto slice) { return server->wait_ended(slice); });
+            },
+            py::arg("timeout"))
+        .def("stop_listening", &PageServer::stop_listening, Release())
+        .def("close", &PageServer::close, Release());
+    module.def(
+        "_threads", [] { return Runtime::instance().threads(); }, Release(),
+        "Threads of the process's runtime: the same for one server and for a thousand.");
+    module.def("_shutdown_runtime", &Runtime::shutdown, Release(), "Ends the runtime's threads; for interpreter exit.");
+}
 
 }  // namespace vmthaw::bindings

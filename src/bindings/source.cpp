@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "bindings/text.hpp"
 #include "source/file_source.hpp"
 #include "source/page_source.hpp"
 #include "source/zero_source.hpp"
@@ -114,14 +115,12 @@ std::shared_ptr<FileSource> open_file(const std::filesystem::path& path, std::ui
     return std::make_shared<FileSource>(path.string(), ram_start, parsed_short, parsed_mode);
 }
 
-std::string repr(const py::object& self) {
+py::str repr(const py::object& self) {
     const auto& source = self.cast<const PageSource&>();
     const auto name = py::type::of(self).attr("__name__").cast<std::string>();
-    return "<" + name + " " + source.description() + ", " + std::to_string(source.size()) + " bytes" +
-           (source.inherited()  ? ", inherited by fork"
-            : is_closed(source) ? ", closed"
-                                : "") +
-           ">";
+    const char* state = source.inherited() ? ", inherited by fork" : is_closed(source) ? ", closed" : "";
+    return text_of("<" + name + " " + source.description() + ", " + std::to_string(source.size()) + " bytes" + state +
+                   ">");
 }
 
 void register_page_source(py::module_& module) {
@@ -136,8 +135,9 @@ void register_page_source(py::module_& module) {
                            "may be called from any thread.")
         .def_property_readonly("start", &PageSource::start, "The first offset served, in bytes.")
         .def_property_readonly("size", &PageSource::size, "Bytes served from `start` on, as they were at open.")
-        .def_property_readonly("description", &PageSource::description,
-                               "Short text for messages and statistics: file:/path, zero, python:name.")
+        .def_property_readonly(
+            "description", [](const PageSource& source) { return text_of(source.description()); },
+            "Short text for messages and statistics: file:/path, zero, python:name.")
         .def_property_readonly("closed", &is_closed, "True after close(), and in a child that inherited it by fork().")
         .def_property_readonly("inherited", &PageSource::inherited, "True in a child that got the source by fork().")
         .def("covers", &PageSource::covers, py::arg("offset"), py::arg("size"),

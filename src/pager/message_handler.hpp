@@ -15,7 +15,7 @@ namespace vmthaw {
 
 // What one batch of messages came to.
 struct MessageBatch {
-    static constexpr std::size_t kMessages = 32;
+    static constexpr std::size_t kMessages = 16;
     std::array<FillTask, kMessages> tasks;
     std::size_t task_count = 0;
     std::array<std::uint64_t, kMessages> foreign;  // faults in no region

@@ -35,4 +35,32 @@ inline void bump(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) noex
     counter.fetch_add(by, std::memory_order_relaxed);
 }
 
+// PagerCounters at one moment: a plain value that can be added up.
+struct PagerStats {
+    std::uint64_t faults = 0;
+    std::uint64_t prewarmed = 0;
+    std::uint64_t installed = 0;
+    std::uint64_t zero = 0;
+    std::uint64_t fault_around = 0;
+    std::uint64_t populated = 0;
+    std::uint64_t redundant = 0;
+    std::uint64_t coalesced = 0;
+    std::uint64_t retried = 0;
+    std::uint64_t deferred = 0;
+    std::uint64_t failed = 0;
+    std::uint64_t removed = 0;
+    std::uint64_t forwarded = 0;
+    std::uint64_t reinstalls = 0;
+    std::uint64_t overflowed = 0;
+    std::uint64_t source_bytes = 0;
+    std::uint64_t events = 0;
+    std::array<std::uint64_t, LatencyHistogram::kBuckets> latency{};
+
+    PagerStats& operator+=(const PagerStats& other) noexcept;
+    // The duration in ns that `fraction` (0 to 1) of the faults took at most; 0 without faults.
+    [[nodiscard]] std::uint64_t latency_ns(double fraction) const noexcept;
+};
+
+[[nodiscard]] PagerStats snapshot(const PagerCounters& counters) noexcept;
+
 }  // namespace vmthaw

@@ -23,7 +23,7 @@ std::string errno_text(int errno_value) { return std::generic_category().message
 
 // The fault path: no lock but the gate, no allocation, no GIL, no log.
 void PagerSession::serve(std::uint16_t worker) noexcept {
-    thread_local MessageBatch batch;
+    MessageBatch batch;
     handler_.read(batch);
     if (batch.errno_value == ESRCH) {
         end(EndReason::vm_exited);

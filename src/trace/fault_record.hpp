@@ -15,9 +15,9 @@ enum class FaultOutcome : std::uint8_t { installed, present, deferred, failed };
 enum class SourceTier : std::uint8_t { none, zero, mapped, file, network, python };
 
 // Bits of FaultRecord::flags.
-inline constexpr std::uint8_t kFaultWrite = 1;
-inline constexpr std::uint8_t kFaultWriteProtect = 2;
-inline constexpr std::uint8_t kFaultMinor = 4;
+inline constexpr std::uint8_t kRecordWrite = 1;
+inline constexpr std::uint8_t kRecordWriteProtect = 2;
+inline constexpr std::uint8_t kRecordMinor = 4;
 
 // One event of a fault trace: the columns of a trace file, in one cache line without padding, so that it can be copied
 // as bytes and read by numpy. Times are CLOCK_MONOTONIC; 0 means "did not happen".

@@ -1,0 +1,453 @@
+"""`PageServer`: listens for VMMs and gives every one of them its memory, page by page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from vmthaw import _core, _lifecycle
+from vmthaw._core import (
+    EndReason,
+    MemoryLayout,
+    PagerConfig,
+    PagerSession,
+    PagerStats,
+    PageSource,
+    Region,
+    SessionEventKind,
+)
+from vmthaw.errors import (
+    ForkedError,
+    IncompleteSessionsError,
+    PageFailedError,
+    StateError,
+    VmthawTimeoutError,
+    VmthawValueError,
+)
+
+_log = logging.getLogger("vmthaw.server")
+
+StopMode = Literal["drain", "kill", "detach"]
+SourceFactory = Callable[["HandoverInfo"], PageSource]
+
+
+@dataclass(frozen=True)
+class HandoverInfo:
+    """What a per-session source callable is told: ``number`` of the hand-over in this server, from 0."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class SessionEvent:
+    """Something that happened to a session. ``t_ns`` is CLOCK_MONOTONIC."""
+
+    t_ns: int
+    session: int
+    kind: SessionEventKind
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A hand-over that was refused (``session`` 0) or a session that failed. ``field`` names what was wrong."""
+
+    t_ns: int
+    session: int
+    text: str
+    field: str
+
+
+@dataclass(frozen=True)
+class DetachedSession:
+    """What a taker gets: ``fd`` (the userfaultfd, the taker's to close), the regions as mapped now, and for each region
+    its page states, a byte a page (0 absent, 2 present, 3 removed: zeros, 5 failed)."""
+
+    label: str
+    fd: int
+    regions: list[Region]
+    page_states: list[bytes]
+
+
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Raises the soft limit on descriptors to the hard one (1000 VMs need 5000). Gives (soft, hard) afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+class PageServer:
+    """Serves the memory of every VM that hands its userfaultfd over on `socket_path`.
+
+    `source` is one `PageSource` for all, or a callable that is asked once per hand-over (on the drainer's thread) and
+    gives a `PageSource`. `socket_fd` is a listening socket given by systemd instead of a path. `owner_uid`/`owner_gid`
+    own the socket file (mode 0600), `required_uid` must be the peer's. A connection that has not sent its whole message
+    within `handover_timeout` seconds is closed. `prewarm` lists guest addresses whose pages are installed before the
+    first fault is read.
+
+    A context manager: leaving it drains every VM for at most `config.drain_timeout` seconds, then applies the failure
+    policy to what is missing. Everything is safe from any thread; waits release the GIL, end with Ctrl-C and take a
+    time-out in seconds. Threads are shared by all servers of the process and never take the GIL.
+    """
+
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        source: PageSource | SourceFactory | None = None,
+        *,
+        config: PagerConfig | None = None,
+        layout: MemoryLayout | None = None,
+        socket_fd: int | None = None,
+        owner_uid: int | None = None,
+        owner_gid: int | None = None,
+        required_uid: int | None = None,
+        handover_timeout: float = 5.0,
+        prewarm: Iterable[int] = (),
+    ) -> None:
+        if source is None:
+            raise VmthawValueError(
+                "a PageServer needs a source: a PageSource, or a callable that gives one per session"
+            )
+        self._init(
+            os.fspath(socket_path) if socket_path is not None else None,
+            source,
+            config or PagerConfig(),
+            layout or MemoryLayout.host(),
+            socket_fd,
+            owner_uid,
+            owner_gid,
+            required_uid,
+            handover_timeout,
+            list(prewarm),
+        )
+        if socket_path is None and socket_fd is None:
+            raise VmthawValueError("a PageServer needs socket_path or socket_fd; for a descriptor use PageServer.adopt")
+
+    def _init(
+        self,
+        socket_path: str | None,
+        source: PageSource | SourceFactory | None,
+        config: PagerConfig,
+        layout: MemoryLayout,
+        socket_fd: int | None,
+        owner_uid: int | None,
+        owner_gid: int | None,
+        required_uid: int | None,
+        handover_timeout: float,
+        prewarm: list[int],
+    ) -> None:
+        raise_descriptor_limit()
+        fixed = source if isinstance(source, PageSource) else None
+        self._factory: SourceFactory | None = None if source is None or isinstance(source, PageSource) else source
+        self._pid = os.getpid()
+        self._config = config
+        self._socket_path = socket_path or (f"fd {socket_fd}" if socket_fd is not None else "adopted")
+        self._lock = threading.Lock()
+        self._started = False
+        self._closed = False
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._handovers = 0
+        self._events: list[SessionEvent] = []
+        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._core = _core.PageServer(
+            socket_path=socket_path,
+            socket_fd=socket_fd,
+            source=fixed,
+            config=config,
+            layout=layout,
+            owner_uid=owner_uid,
+            owner_gid=owner_gid,
+            required_uid=required_uid,
+            handover_timeout=handover_timeout,
+            prewarm=prewarm,
+        )
+
+    @classmethod
+    def adopt(
+        cls,
+        fd: int,
+        regions: Iterable[Region],
+        source: PageSource,
+        *,
+        pidfd: int | None = None,
+        config: PagerConfig | None = None,
+        label: str = "adopted",
+    ) -> Self:
+        """A started server without a socket, for one userfaultfd that came another way.
+
+        `fd` and `pidfd` are duplicated and stay the caller's. Without `pidfd` the failure policy defaults to poison.
+        Raises RegionError, VmthawValueError, VmthawOSError.
+        """
+        server = cls.__new__(cls)
+        server._init(None, source, config or PagerConfig(), MemoryLayout.host(), None, None, None, None, 5.0, [])
+        server.start()
+        try:
+            server._core.adopt(fd=fd, regions=list(regions), source=source, pidfd=pidfd, label=label)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    def __repr__(self) -> str:
+        return f"<PageServer {self._socket_path}>"
+
+    @property
+    def socket_path(self) -> str:
+        """Where VMMs connect to."""
+        return self._socket_path
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Starts listening: once it returns, a VMM may connect. Idempotent. Raises StateError after `stop`."""
+        self._check_process()
+        with self._lock:
+            if self._closed:
+                raise StateError(f"{self!r} has been stopped; make a new one")
+            if self._started:
+                return self
+            _lifecycle.ensure_drainer()
+            self._core.start()
+            _lifecycle.watch(self._core.event_fd(), self._on_events)
+            _lifecycle.register(self)
+            self._started = True
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop("drain")
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop, "drain")
+
+    def ready(self, timeout: float | None = None) -> None:
+        """Waits until a VM is being served. Ends too when the server stops.
+
+        Raises VmthawTimeoutError, and PageFailedError when the first hand-over failed instead.
+        """
+        self._wait(self._core.wait_ready, timeout, "no VM handed its memory over")
+        if self._core.session_count == 0:
+            self._raise_failure()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits until a VM came and all have ended, or until the server was stopped.
+
+        Raises VmthawTimeoutError, and PageFailedError when a session failed.
+        """
+        self._wait(self._core.wait_ended, timeout, "VMs are still being served")
+        self._raise_failure(sessions_only=True)
+
+    async def ready_async(self, timeout: float | None = None) -> None:
+        """`ready` for asyncio; needs no thread: it watches the server's descriptor."""
+        await self._wait_async(lambda: self._core.wait_ready(0), timeout, "no VM handed its memory over")
+
+    async def wait_async(self, timeout: float | None = None) -> None:
+        """`wait` for asyncio; needs no thread."""
+        await self._wait_async(lambda: self._core.wait_ended(0), timeout, "VMs are still being served")
+        self._raise_failure(sessions_only=True)
+
+    def stop(
+        self,
+        sessions: StopMode | None = None,
+        *,
+        timeout: float | None = None,
+        taker: Callable[[DetachedSession], object] | None = None,
+    ) -> None:
+        """Stops listening and serving. At any time, also twice and before a VMM came.
+
+        Closing a userfaultfd whose VM still misses pages would give it zeros, so `sessions` says what becomes of it:
+        ``"drain"`` fills all that is missing (for `timeout` seconds, by default `config.drain_timeout`, then the
+        failure policy), ``"kill"`` kills the VMs by pidfd, ``"detach"`` gives each to `taker`. None refuses with
+        IncompleteSessionsError, which names them, while there are any; the server then goes on.
+        """
+        if os.getpid() != self._pid:
+            return
+        if sessions not in (None, "drain", "kill", "detach"):
+            raise VmthawValueError(f"sessions must be 'drain', 'kill', 'detach' or None, not {sessions!r}")
+        if sessions == "detach" and taker is None:
+            raise VmthawValueError("stop(sessions='detach') needs a taker that serves the VMs on")
+        with self._lock:
+            if self._closed:
+                return
+        live = self._core.sessions
+        incomplete = [session for session in live if session.missing_pages() > 0]
+        if incomplete and sessions is None:
+            names = ", ".join(session.label for session in incomplete)
+            error = IncompleteSessionsError(
+                f"{self!r} still serves {names}: stopping now would leave them without pages; "
+                "say stop(sessions='drain'), 'kill' or 'detach'"
+            )
+            error.sessions = names
+            raise error
+        self._core.stop_listening()
+        limit = self._config.drain_timeout if timeout is None else timeout
+        self._end_sessions(sessions or "drain", limit, taker)
+        self._close()
+
+    def _end_sessions(self, mode: StopMode, timeout: float, taker: Callable[[DetachedSession], object] | None) -> None:
+        live = self._core.sessions
+        for session in live:
+            if mode == "kill":
+                session.kill()
+            elif mode == "drain":
+                session.drain(timeout)
+            elif taker is not None:
+                fd, regions, states = session._detach()
+                taker(DetachedSession(session.label, fd, regions, states))
+        # Twice the time: draining itself, and what the failure policy needs after it.
+        deadline = time.monotonic() + timeout + 10.0
+        for session in live:
+            if not session.wait(max(0.0, deadline - time.monotonic())):
+                _log.warning("%s: %s did not end in time and is served on until the process ends", self, session.label)
+            elif session.end_reason in (EndReason.failed, EndReason.killed) and mode == "drain":
+                _log.warning("%s: %s was not drained: %s", self, session.label, "; ".join(session.failures[-1:]))
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._core.close()
+        _lifecycle.unwatch(self._core.event_fd())
+        self._on_events()
+        _lifecycle.unregister(self)
+
+    def close_at_exit(self) -> None:
+        """For interpreter exit: drains for at most `config.drain_timeout`, then the failure policy."""
+        self.stop("drain")
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self._event_fd)
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> list[PagerSession]:
+        """The sessions that have not ended."""
+        self._check_process()
+        return list(self._core.sessions)
+
+    @property
+    def ended_sessions(self) -> list[PagerSession]:
+        """The last 64 sessions that have ended, oldest first."""
+        self._check_process()
+        return list(self._core.ended_sessions)
+
+    @property
+    def stats(self) -> PagerStats:
+        """The sum over all live sessions and the last 64 ended ones."""
+        self._check_process()
+        total = PagerStats()
+        for session in [*self._core.sessions, *self._core.ended_sessions]:
+            total = total + session.stats
+        return total
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Refused hand-overs and failed sessions, oldest first; the last 256."""
+        self._check_process()
+        return [Failure(*row) for row in self._core.failures()]
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while `events` has something: for asyncio, select or epoll."""
+        return self._event_fd
+
+    def events(self) -> list[SessionEvent]:
+        """Takes the session events since the last call: connected, first_fault, failed, closed. Never blocks."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event_fd)
+        with self._lock:
+            events, self._events = self._events, []
+        return events
+
+    # -- news from the core, on the drainer's thread ---------------------------------------------------------------
+
+    def _on_events(self) -> None:
+        news: list[SessionEvent] = []
+        for t_ns, session, kind in self._core.take_events():
+            if kind is SessionEventKind.needs_source:
+                self._provide_source(session)
+            else:
+                news.append(SessionEvent(t_ns, session, kind))
+        if news:
+            with self._lock:
+                self._events.extend(news)
+                del self._events[:-4096]
+            os.eventfd_write(self._event_fd, 1)
+        self._wake_waiters()
+
+    def _provide_source(self, session: int) -> None:
+        factory = self._factory
+        if factory is None:
+            return
+        number, self._handovers = self._handovers, self._handovers + 1
+        try:
+            source = factory(HandoverInfo(number))
+            if not isinstance(source, PageSource):
+                raise TypeError(f"the source callable gave {type(source).__name__}, not a PageSource")
+        except Exception as error:
+            _log.exception("the source callable of %r raised", self)
+            self._core.refuse_source(session, f"{type(error).__name__}: {error}")
+        else:
+            self._core.provide_source(session, source)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def _wait(self, wait: Callable[[float | None], bool], timeout: float | None, what: str) -> None:
+        self._check_process()
+        if not self._started:
+            raise StateError(f"{self!r} has not been started")
+        if not wait(timeout):
+            raise VmthawTimeoutError(errno.ETIMEDOUT, f"{self!r}: {what} within {timeout} s")
+
+    async def _wait_async(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
+        self._check_process()
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                while not done():
+                    await waiter[1].wait()
+                    waiter[1].clear()
+        except TimeoutError:
+            raise VmthawTimeoutError(errno.ETIMEDOUT, f"{self!r}: {what} within {timeout} s") from None
+        finally:
+            with self._lock:
+                self._waiters.remove(waiter)
+
+    def _wake_waiters(self) -> None:
+        with self._lock:
+            for loop, event in self._waiters:
+                with contextlib.suppress(RuntimeError):  # a loop that was closed while we waited in it
+                    loop.call_soon_threadsafe(event.set)
+
+    def _raise_failure(self, *, sessions_only: bool = False) -> None:
+        failures = [failure for failure in self.failures if failure.session or not sessions_only]
+        if failures:
+            raise PageFailedError("; ".join(dict.fromkeys(failure.text for failure in failures[-4:])))
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(f"{self!r} was made before fork(); it is inert in the child: make a new one here")
