@@ -1,0 +1,238 @@
+#include "handover/handover_listener.hpp"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+
+#include "base/error.hpp"
+#include "handover/unix_address.hpp"
+
+namespace vmthaw {
+namespace {
+
+class HandoverListenerTest : public testing::Test {
+protected:
+    void SetUp() override {
+        std::array<char, 32> name{"/tmp/vmthaw-XXXXXX"};
+        ASSERT_NE(::mkdtemp(name.data()), nullptr);
+        directory_ = name.data();
+        path_ = directory_ + "/s";
+    }
+    void TearDown() override {
+        ::unlink(path_.c_str());
+        ::rmdir(directory_.c_str());
+    }
+    [[nodiscard]] static bool exists(const std::string& path) {
+        struct stat found{};
+        return ::lstat(path.c_str(), &found) == 0;
+    }
+    [[nodiscard]] static UniqueFd connect(const std::string& path) {
+        UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        const UnixAddress address = UnixAddress::of(path);
+        if (::connect(socket.get(), address.get(), address.length()) != 0) {
+            socket.reset();
+        }
+        return socket;
+    }
+    static int errno_of(const std::string& path) {
+        try {
+            static_cast<void>(HandoverListener::create(path));
+        } catch (const SystemError& error) {
+            return error.errno_value();
+        }
+        return 0;
+    }
+
+    std::string directory_;
+    std::string path_;
+};
+
+// A bound socket whose server is gone.
+void leave_stale_socket(const std::string& path) {
+    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const UnixAddress address = UnixAddress::of(path);
+    ASSERT_EQ(::bind(socket.get(), address.get(), address.length()), 0);
+}
+
+TEST_F(HandoverListenerTest, AcceptsAConnectionAndRemovesItsFile) {
+    HandoverListener listener = HandoverListener::create(path_);
+    EXPECT_EQ(listener.accept().status, AcceptStatus::nothing);
+    const UniqueFd vmm = connect(path_);
+    const AcceptOutcome outcome = listener.accept();
+    ASSERT_EQ(outcome.status, AcceptStatus::accepted);
+    EXPECT_NE(static_cast<unsigned>(::fcntl(outcome.socket.get(), F_GETFL)) & unsigned{O_NONBLOCK}, 0U);
+    EXPECT_NE(static_cast<unsigned>(::fcntl(outcome.socket.get(), F_GETFD)) & unsigned{FD_CLOEXEC}, 0U);
+    listener.close();
+    listener.close();
+    EXPECT_FALSE(exists(path_));
+}
+
+TEST_F(HandoverListenerTest, HasMode0600WhateverTheUmask) {
+    for (const mode_t mask : {0U, 022U, 077U, 0777U}) {
+        const mode_t former = ::umask(mask);
+        const HandoverListener listener = HandoverListener::create(path_);
+        ::umask(former);
+        struct stat found{};
+        ASSERT_EQ(::lstat(path_.c_str(), &found), 0);
+        EXPECT_EQ(found.st_mode & 07777U, 0600U) << mask;
+    }
+}
+
+// The file's mode right after bind(2), before anything else could mend it: what create() builds on.
+TEST_F(HandoverListenerTest, BindGivesTheFileTheModeOfTheSocketItself) {
+    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::fchmod(socket.get(), 0600), 0);
+    const UnixAddress address = UnixAddress::of(path_);
+    const mode_t former = ::umask(0);
+    const int bound = ::bind(socket.get(), address.get(), address.length());
+    ::umask(former);
+    ASSERT_EQ(bound, 0);
+    struct stat found{};
+    ASSERT_EQ(::lstat(path_.c_str(), &found), 0);
+    EXPECT_EQ(found.st_mode & 07777U, 0600U);
+}
+
+TEST_F(HandoverListenerTest, CanGiveTheFileAway) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "giving a file away needs root";
+    }
+    HandoverListenerOptions options;
+    options.owner_uid = 1234;
+    options.owner_gid = 4321;
+    const HandoverListener listener = HandoverListener::create(path_, options);
+    struct stat found{};
+    ASSERT_EQ(::lstat(path_.c_str(), &found), 0);
+    EXPECT_EQ(found.st_uid, 1234U);
+    EXPECT_EQ(found.st_gid, 4321U);
+    EXPECT_EQ(found.st_mode & 07777U, 0600U);
+}
+
+TEST_F(HandoverListenerTest, DoesNotStealALiveSocket) {
+    const HandoverListener first = HandoverListener::create(path_);
+    EXPECT_EQ(errno_of(path_), EADDRINUSE);
+    EXPECT_TRUE(connect(path_));
+}
+
+TEST_F(HandoverListenerTest, DoesNotStealALiveSocketWhoseQueueIsFull) {
+    HandoverListenerOptions options;
+    options.backlog = 0;
+    const HandoverListener first = HandoverListener::create(path_, options);
+    const UniqueFd waiting = connect(path_);
+    EXPECT_EQ(errno_of(path_), EADDRINUSE);
+}
+
+TEST_F(HandoverListenerTest, ReplacesAStaleSocket) {
+    leave_stale_socket(path_);
+    const HandoverListener listener = HandoverListener::create(path_);
+    EXPECT_TRUE(connect(path_));
+}
+
+TEST_F(HandoverListenerTest, LeavesOtherFilesAlone) {
+    const UniqueFd file(::open(path_.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    EXPECT_EQ(errno_of(path_), EEXIST);
+    ASSERT_EQ(::unlink(path_.c_str()), 0);
+    ASSERT_EQ(::symlink("/nowhere", path_.c_str()), 0);
+    EXPECT_EQ(errno_of(path_), EEXIST);
+    EXPECT_TRUE(exists(path_));
+}
+
+TEST_F(HandoverListenerTest, RemovesOnlyItsOwnFile) {
+    {
+        const HandoverListener listener = HandoverListener::create(path_);
+        ASSERT_EQ(::unlink(path_.c_str()), 0);
+        leave_stale_socket(path_);  // somebody else's, by the same name
+    }
+    EXPECT_TRUE(exists(path_));
+}
+
+TEST_F(HandoverListenerTest, KeepsItsFileWhenAForkedChildDropsIt) {
+    HandoverListener listener = HandoverListener::create(path_);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        listener.close();
+        ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(exists(path_));
+    EXPECT_TRUE(connect(path_));
+}
+
+TEST_F(HandoverListenerTest, SaysThatAPathIsTooLong) {
+    try {
+        static_cast<void>(HandoverListener::create(directory_ + "/" + std::string(120, 'x')));
+        FAIL();
+    } catch (const ArgumentError& error) {
+        EXPECT_NE(std::string(error.what()).find("the kernel takes 107"), std::string::npos) << error.what();
+    }
+    EXPECT_THROW(static_cast<void>(HandoverListener::create("")), ArgumentError);
+    EXPECT_THROW(static_cast<void>(HandoverListener::create(std::string("/tmp/a\0b", 8))), ArgumentError);
+    EXPECT_EQ(errno_of("/nowhere/at/all"), ENOENT);
+}
+
+TEST_F(HandoverListenerTest, CanBeAbstract) {
+    const std::string name = "@vmthaw-test-" + std::to_string(::getpid());
+    const HandoverListener listener = HandoverListener::create(name);
+    EXPECT_TRUE(connect(name));
+    EXPECT_EQ(listener.accept().status, AcceptStatus::accepted);
+    EXPECT_EQ(errno_of(name), EADDRINUSE);
+}
+
+TEST_F(HandoverListenerTest, AdoptsAListeningSocketAndLeavesItsFile) {
+    {
+        UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
+        const UnixAddress address = UnixAddress::of(path_);
+        ASSERT_EQ(::bind(socket.get(), address.get(), address.length()), 0);
+        ASSERT_EQ(::listen(socket.get(), 4), 0);
+        const HandoverListener listener = HandoverListener::adopt(std::move(socket));
+        EXPECT_EQ(listener.path(), path_);
+        EXPECT_EQ(listener.accept().status, AcceptStatus::nothing);  // does not block
+        const UniqueFd vmm = connect(path_);
+        EXPECT_EQ(listener.accept().status, AcceptStatus::accepted);
+    }
+    EXPECT_TRUE(exists(path_));
+}
+
+TEST_F(HandoverListenerTest, AdoptsNothingElse) {
+    EXPECT_THROW(static_cast<void>(HandoverListener::adopt(UniqueFd(::open("/dev/null", O_RDONLY)))), ArgumentError);
+    EXPECT_THROW(static_cast<void>(HandoverListener::adopt(UniqueFd(::socket(AF_UNIX, SOCK_STREAM, 0)))),
+                 ArgumentError);
+    EXPECT_THROW(static_cast<void>(HandoverListener::adopt(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM, 0)))), ArgumentError);
+    UniqueFd tcp(::socket(AF_INET, SOCK_STREAM, 0));
+    if (tcp && ::listen(tcp.get(), 1) == 0) {
+        EXPECT_THROW(static_cast<void>(HandoverListener::adopt(std::move(tcp))), ArgumentError);
+    }
+}
+
+TEST_F(HandoverListenerTest, KeepsAVmmInTheQueueWhenDescriptorsRunOut) {
+    const HandoverListener listener = HandoverListener::create(path_);
+    const UniqueFd vmm = connect(path_);
+    rlimit former{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &former), 0);
+    rlimit tight = former;
+    tight.rlim_cur = 1;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &tight), 0);
+    const AcceptOutcome refused = listener.accept();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &former), 0);
+    EXPECT_EQ(refused.status, AcceptStatus::out_of_descriptors);
+    EXPECT_EQ(refused.errno_value, EMFILE);
+    EXPECT_EQ(listener.accept().status, AcceptStatus::accepted);
+}
+
+TEST_F(HandoverListenerTest, ReportsABrokenSocket) {
+    HandoverListener listener = HandoverListener::create(path_);
+    listener.close();
+    EXPECT_EQ(listener.accept().status, AcceptStatus::failed);
+    EXPECT_EQ(listener.accept().errno_value, EBADF);
+}
+
+}  // namespace
+}  // namespace vmthaw
