@@ -35,7 +35,7 @@ mount_at() { # TARGET MOUNT-ARGUMENTS...
 
 # shellcheck disable=SC1091
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
+mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list || true; } 2>/dev/null |
     sed -nE 's/^URIs: *([^ ]+).*/\1/p; s/^deb +(\[[^]]*\] +)?([^ ]+).*/\2/p' | head -1)
 echo "bare system: $codename in $root"
 debootstrap --variant=minbase --include=ca-certificates,git,make,python3 "$codename" "$root" "$mirror" >"$work/debootstrap.log" || {
