@@ -8,6 +8,7 @@ started it.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import sys
@@ -90,6 +91,9 @@ class _Child:
 
 def main() -> None:
     """Serve requests until the parent closes the connection or ends."""
+    # Three descriptors a VM: memory file, userfaultfd, connection.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     connection = socket.socket(fileno=int(sys.argv[1]))
     parent_pid = int(sys.argv[2])
     parent = os.pidfd_open(parent_pid)
