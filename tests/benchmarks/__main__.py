@@ -1,0 +1,122 @@
+"""`python -m tests.benchmarks`: what `make bench` runs. See the package's docstring for what is measured and how."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.benchmarks import report
+from tests.benchmarks.cases import Bench, Case, Sample, all_cases, run_case
+from tests.benchmarks.memory_files import MemoryFiles
+
+ROOT = Path(__file__).resolve().parents[2]
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_GRAIN = 4 << 20  # 64 VMs of at least 16 pages
+
+
+def parse_size(text: str) -> int:
+    match = re.fullmatch(r"(\d+) ?(KiB|MiB|GiB)", text)
+    if match is None or not (size := int(match[1]) * _UNITS[match[2]]) or size % _GRAIN:
+        raise click.BadParameter(f"{text!r}: say a multiple of 4 MiB as 64MiB or 1GiB")
+    return size
+
+
+def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
+    """The cases that match any of the patterns (with * and ?, or a part of the name); all without patterns."""
+    found = [
+        case for case in cases
+        if not patterns or any(fnmatch.fnmatch(case.name, pattern) or pattern in case.name for pattern in patterns)
+    ]  # fmt: skip
+    if not found:
+        raise click.BadParameter(f"no case matches; there are {', '.join(case.name for case in cases)}")
+    return found
+
+
+def run(cases: Sequence[Case], bench: Bench, rounds: int, progress: Progress) -> dict[str, list[Sample]]:
+    """Round-robin, each round from another case on. What was complete when Ctrl-C came is given back."""
+    samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
+    task = progress.add_task("warm-up", total=rounds * len(cases) + 1)
+    try:
+        run_case(cases[0], bench)
+        progress.advance(task)
+        for number in range(rounds):
+            first = number * len(cases) // rounds
+            for case in [*cases[first:], *cases[:first]]:
+                progress.update(task, description=f"round {number + 1} {case.name}")
+                samples[case.name].append(run_case(case, bench))
+                progress.advance(task)
+    except KeyboardInterrupt:
+        progress.console.print("interrupted: only whole rounds are reported")
+        whole = min(len(found) for found in samples.values())
+        return {name: found[:whole] for name, found in samples.items()}
+    return samples
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds; 5 by default, 2 with --quick.")
+@click.option("--size", "size_text", help="Of the VM's memory; 1GiB by default, 64MiB with --quick.")
+@click.option("--quick", is_flag=True, help="Small and few: to see whether it works, not how fast.")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Only cases whose name matches; may be repeated.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the JSON goes.")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT / "build" / "bench",
+    show_default=True,
+    help="Where the memory files are made, twice the size; not on tmpfs.",
+)
+@click.option("--update-readme", is_flag=True, help="Put the table into README.md.")
+@click.option("--gate", is_flag=True, help="Exit with 1 when a goal is missed.")
+@click.option("--list", "list_cases", is_flag=True, help="List the cases and end.")
+def main(
+    rounds: int | None,
+    size_text: str | None,
+    quick: bool,
+    only: tuple[str, ...],
+    json_path: Path | None,
+    directory: Path,
+    update_readme: bool,
+    gate: bool,
+    list_cases: bool,
+) -> None:
+    """Measure this page server against a textbook one and against memory without userfaultfd."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    cases = chosen(all_cases(), only)
+    if list_cases:
+        for case in cases:
+            console.print(f"{case.name}: {case.note}", highlight=False)
+        return
+    size = parse_size(size_text or ("64MiB" if quick else "1GiB"))
+    rounds = rounds or (2 if quick else 5)
+    with MemoryFiles(size, directory) as files:
+        found = report.conditions(size, rounds, files.state())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            samples = run(cases, Bench(files), rounds, progress)
+    found["load_average_at_end"] = report.load_average()
+    whole = len(next(iter(samples.values())))
+    rows, goals = report.make_rows(cases, samples), report.goal_values(samples)
+    found["rounds"] = whole
+    report.show(console, found, rows, goals)
+    path = json_path or ROOT / "bench-results" / time.strftime("%Y-%m-%dT%H-%M-%S.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report.to_json(found, rows, goals, whole == rounds), encoding="utf-8")
+    console.print(f"written: {path}", highlight=False)
+    if whole < rounds:
+        sys.exit(130)
+    if update_readme:
+        report.update_readme(ROOT / "README.md", report.markdown(found, rows, goals))
+    if gate and not all(goal.passed(value) for goal, value in goals):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

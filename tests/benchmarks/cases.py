@@ -1,0 +1,276 @@
+"""What is measured: each case makes its processes, touches once, checks every page and gives a sample."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.benchmarks.memory_files import PAGE, MemoryFiles, same_history
+from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
+from vmthaw.testing import FakeVmm, FakeVmmHost, TextbookServer, TouchReport
+
+RANDOM_SHARE = 0.1
+_FAULTS_BESIDE_A_FAILURE = 1000
+_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of a case. ``seconds`` of touching, ``touched`` pages, handler CPU, percentiles of single touches that
+    faulted or not, and from our server what it installed (and wasted: installed, never touched)."""
+
+    seconds: float
+    touched: int
+    cpu_seconds: float | None = None
+    p50_us: float | None = None
+    p95_us: float | None = None
+    p99_us: float | None = None
+    installed: int | None = None
+    wasted: int | None = None
+    bytes_read: int | None = None
+    faults: int | None = None
+
+    @property
+    def us_per_page(self) -> float:
+        return self.seconds * 1e6 / self.touched
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "us_per_page": self.us_per_page}
+
+
+class Bench:
+    """What cases share: files, sockets, processors, the plan of touches (the same in every round and case)."""
+
+    def __init__(self, files: MemoryFiles) -> None:
+        self.files = files
+        self.pages = files.size // PAGE
+        self.random_pages = max(1, int(self.pages * RANDOM_SHARE))
+        cpus = sorted(os.sched_getaffinity(0))
+        self.toucher_cpu, self.other_cpu = cpus[0], cpus[-1]
+        self.cpus = len(cpus)
+        self._sockets = 0
+
+    def socket(self) -> Path:
+        self._sockets += 1
+        return self.files.path / f"{self._sockets}.sock"
+
+    def plan(self, pattern: str) -> dict[str, Any]:
+        if pattern == "sequential":
+            return {"pattern": "sequential"}
+        return {"pattern": "subset", "count": self.random_pages, "seed": 1}
+
+    def page_list(self, pattern: str) -> list[int]:
+        from vmthaw import _core
+
+        plan = self.plan(pattern)
+        return _core.plan_touches(plan.pop("pattern"), self.pages, **plan)
+
+
+@dataclass(frozen=True)
+class Case:
+    """``name`` is group/what; ``measure`` runs it once. ``note`` stands in the table."""
+
+    name: str
+    measure: Callable[[Bench], Sample]
+    note: str
+
+    @property
+    def group(self) -> str:
+        return self.name.partition("/")[0]
+
+
+def percentiles(latencies_ns: NDArray[np.uint64]) -> tuple[float, float, float]:
+    """The 50th, 95th and 99th, in us."""
+    p50, p95, p99 = (float(value) / 1000 for value in np.percentile(latencies_ns, [50, 95, 99]))
+    return p50, p95, p99
+
+
+def textbook(pattern: str, *, toucher: str = "free", handler: str = "free") -> Callable[[Bench], Sample]:
+    def measure(bench: Bench) -> Sample:
+        cpus = {"free": None, "toucher": bench.toucher_cpu, "other": bench.other_cpu}
+        socket = bench.socket()
+        with (
+            TextbookServer(socket, bench.files.warm, cpu=cpus[handler]) as server,
+            FakeVmm(bench.files.warm) as vmm,
+        ):
+            vmm.handover(socket)
+            same_history(bench.files.size)
+            before = thread_cpu_ns(server.pid)
+            report = _touch(vmm, bench.plan(pattern), cpus[toucher])
+            cpu = (thread_cpu_ns(server.pid) - before) / 1e9
+            vmm.verify(timeout=_TIMEOUT).check()
+        return Sample(report.duration_ns / 1e9, report.touches, cpu, *percentiles(report.latencies_ns))
+
+    return measure
+
+
+def ours(
+    pattern: str, *, toucher: str = "free", handler: str = "free", cold: bool = False, **options: Any
+) -> Callable[[Bench], Sample]:
+    def measure(bench: Bench) -> Sample:
+        cpus = {"free": None, "toucher": bench.toucher_cpu, "other": bench.other_cpu}
+        socket, memory = bench.socket(), bench.files.cold if cold else bench.files.warm
+        with OurServer(socket, memory, cpu=cpus[handler], **options) as server, FakeVmm(memory) as vmm:
+            vmm.handover(socket)
+            server.wait_for_sessions(1)
+            same_history(bench.files.size)
+            if cold:
+                bench.files.evict()
+            before = thread_cpu_ns(server.pid)
+            report = _touch(vmm, bench.plan(pattern), cpus[toucher])
+            cpu = (thread_cpu_ns(server.pid) - before) / 1e9
+            found = server.statistics()
+            # Also what was filled around the touched pages (and, through the same server, all the rest).
+            vmm.verify(only_touched=options.get("fill_mode") == "page", timeout=_TIMEOUT).check()
+        sample = Sample(report.duration_ns / 1e9, report.touches, cpu, *percentiles(report.latencies_ns))
+        return _with_counters(sample, found)
+
+    return measure
+
+
+def _touch(vmm: FakeVmm, plan: dict[str, Any], cpu: int | None) -> TouchReport:
+    cpus = [] if cpu is None else [cpu]
+    return vmm.touch(cpus=cpus, verify=False, timeout=_TIMEOUT, **plan).check()
+
+
+def _with_counters(sample: Sample, found: dict[str, int]) -> Sample:
+    return replace(
+        sample, installed=found["installed"], wasted=found["installed"] - sample.touched,
+        bytes_read=found["source_bytes"], faults=found["faults"],
+    )  # fmt: skip
+
+
+def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench], Sample]:
+    """`vms` VMs in one process share the pages of one; each touches its part at random, in a thread of its own."""
+
+    def measure(bench: Bench) -> Sample:
+        socket, pages = bench.socket(), bench.pages // vms
+        cpu = bench.toucher_cpu if pinned else None
+        with (
+            OurServer(socket, bench.files.warm, cpu=cpu, **options) as server,
+            FakeVmmHost(vms, bench.files.warm, size=pages * PAGE) as host,
+        ):
+            host.handover_all(socket)
+            server.wait_for_sessions(vms)
+            same_history(bench.files.size)
+            before = thread_cpu_ns(server.pid)
+            start = time.perf_counter()
+            reports = host.touch_all(
+                "random", seed=1, cpus=[] if cpu is None else [cpu], verify=False, timeout=_TIMEOUT
+            )
+            seconds = time.perf_counter() - start
+            cpu_seconds = (thread_cpu_ns(server.pid) - before) / 1e9
+            found = server.statistics()
+            for report, vmm in zip(reports, host.vms, strict=True):
+                report.check()
+                vmm.verify(timeout=_TIMEOUT).check()
+        return _with_counters(Sample(seconds, vms * pages, cpu_seconds), found)
+
+    return measure
+
+
+def mapping(pattern: str, mode: str, *, cold: bool = False) -> Callable[[Bench], Sample]:
+    """Memory without userfaultfd. What comes before the touches (populating, reading) is in the time."""
+
+    def measure(bench: Bench) -> Sample:
+        memory = bench.files.cold if cold else bench.files.warm
+        pages = bench.page_list(pattern)
+        with JsonProcess("tests.benchmarks.mapping_child", {"mode": mode, "path": str(memory), "cpu": None}) as child:
+            child.send(json.dumps(pages))
+            child.line()
+            same_history(bench.files.size)
+            if cold:
+                bench.files.evict()
+            child.send()
+            found = json.loads(child.line(_TIMEOUT))
+        if found["mismatches"]:
+            raise RuntimeError(f"{found['mismatches']} pages of the {mode} case hold the wrong bytes")
+        return Sample(found["duration_ns"] / 1e9, len(pages))
+
+    return measure
+
+
+def beside_a_failing_page(failing: bool) -> Callable[[Bench], Sample]:
+    """1000 faults answered by a Python source, while another thread waits for a page whose reads fail until then.
+
+    Retries are 1 to 5 ms apart, so that it fails all the while (the default's first is after 50 ms)."""
+
+    def measure(bench: Bench) -> Sample:
+        socket, count = bench.socket(), min(_FAULTS_BESIDE_A_FAILURE, bench.pages - 1)
+        source = {"failing": 0, "others": count if failing else 0}
+        retry = {"retries": 100_000, "retry_min": 0.001, "retry_max": 0.005}
+        with (
+            OurServer(socket, bench.files.warm, fill_mode="page", python_source=source, retry=retry) as server,
+            FakeVmm(bench.files.warm) as vmm,
+        ):
+            vmm.handover(socket)
+            server.wait_for_sessions(1)
+            same_history(bench.files.size)
+            others = np.random.default_rng(1).permutation(np.arange(1, bench.pages))[:count].tolist()
+            # Slices of equal length, one a thread: the second waits for page 0 and then touches it again and again.
+            report = vmm.touch([*others, *[0] * count], threads=2, verify=False, timeout=_TIMEOUT).check()
+            found = server.statistics()
+            vmm.verify(timeout=_TIMEOUT).check()
+        if failing and not found["source_failures"]:
+            raise RuntimeError("the failing page did not fail once: the case measures nothing")
+        latencies = report.latencies_ns[:count]
+        seconds = float(latencies.sum()) / 1e9
+        return Sample(seconds, count, None, *percentiles(latencies), faults=found["faults"])
+
+    return measure
+
+
+def all_cases() -> list[Case]:
+    cases = []
+    for pattern in ("sequential", "random"):
+        cases += [
+            Case(f"{pattern}/textbook", textbook(pattern), "poll, read one, copy one; nothing pinned"),
+            Case(f"{pattern}/textbook-same-core", textbook(pattern, toucher="toucher", handler="toucher"),
+                 "both pinned to one core"),
+            Case(f"{pattern}/textbook-other-core", textbook(pattern, toucher="toucher", handler="other"),
+                 "pinned to different cores"),
+            Case(f"{pattern}/page", ours(pattern, fill_mode="page"), "ours, one page at a time"),
+            Case(f"{pattern}/page-same-core", ours(pattern, fill_mode="page", toucher="toucher", handler="toucher"),
+                 "ours, one page, both pinned to one core"),
+            Case(f"{pattern}/around-16", ours(pattern, fill_mode="block", fill_bytes=64 << 10),
+                 "ours, blocks of 16 pages"),
+            Case(f"{pattern}/blocks-2MiB", ours(pattern, fill_mode="block", fill_bytes=2 << 20),
+                 "ours, blocks of 512 pages"),
+            Case(f"{pattern}/default", ours(pattern), "ours, the default plan"),
+            Case(f"{pattern}/default-cold", ours(pattern, cold=True), "ours, the default plan, file not cached"),
+            Case(f"{pattern}/mapping-cold", mapping(pattern, "mapping", cold=True), "private mapping, file not cached"),
+            Case(f"{pattern}/mapping-warm", mapping(pattern, "mapping"), "private mapping"),
+            Case(f"{pattern}/mapping-populate", mapping(pattern, "populate"), "private mapping, MADV_POPULATE_READ"),
+            Case(f"{pattern}/eager-read", mapping(pattern, "eager"), "the whole file read before the first touch"),
+            Case(f"{pattern}/resident", mapping(pattern, "resident"), "memory that is there: the ideal"),
+        ]  # fmt: skip
+    cases += [
+        Case("many/page-1", many(1, pinned=True, fill_mode="page"), "1 VM and its worker pinned to one core"),
+        Case("many/page-16", many(16, fill_mode="page"), "16 VMs, one page at a time"),
+        Case("many/page-64", many(64, fill_mode="page"), "64 VMs, one page at a time"),
+        Case("many/default-16", many(16), "16 VMs, the default plan"),
+        Case("many/default-64", many(64), "64 VMs, the default plan"),
+        Case("failing/usual", beside_a_failing_page(False), "Python source, 1000 faults"),
+        Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
+    ]
+    return cases
+
+
+def run_case(case: Case, bench: Bench) -> Sample:
+    """Once, with the warm file checked to be warm before and after."""
+    bench.files.check_warm()
+    sample = case.measure(bench)
+    bench.files.check_warm()
+    with contextlib.suppress(FileNotFoundError):
+        for left in bench.files.path.glob("*.sock"):
+            left.unlink()
+    return sample

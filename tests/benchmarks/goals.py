@@ -1,0 +1,74 @@
+"""The goals, as ratios of cases of the same round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from tests.benchmarks.cases import Sample
+
+Samples = Mapping[str, Sequence[Sample]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``value`` of a round is `measure` (ours, theirs); the median must be at most (or at least) ``limit``."""
+
+    key: str
+    text: str
+    ours: str
+    theirs: str
+    measure: Callable[[Sample, Sample], float]
+    limit: float
+    at_least: bool = False
+
+    def value(self, samples: Samples) -> float | None:
+        """The median over the rounds; None when a case was not run."""
+        pairs = list(zip(samples.get(self.ours, ()), samples.get(self.theirs, ()), strict=False))
+        return median(self.measure(ours, theirs) for ours, theirs in pairs) if pairs else None
+
+    def passed(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def _time(ours: Sample, theirs: Sample) -> float:
+    return ours.us_per_page / theirs.us_per_page
+
+
+def _rate(ours: Sample, theirs: Sample) -> float:
+    return theirs.us_per_page / ours.us_per_page
+
+
+def _cpu(ours: Sample, theirs: Sample) -> float:
+    return (ours.cpu_seconds or 0.0) / (theirs.cpu_seconds or float("nan"))
+
+
+def _p99(ours: Sample, theirs: Sample) -> float:
+    return (ours.p99_us or 0.0) / (theirs.p99_us or float("nan"))
+
+
+def _wasted(ours: Sample, _: Sample) -> float:
+    return (ours.wasted or 0) / ours.touched
+
+
+GOALS = (
+    Goal("page-free-random", "one page at a time, nothing pinned, random: time / textbook", "random/page",
+         "random/textbook", _time, 0.5),
+    Goal("page-free-sequential", "the same, sequential", "sequential/page", "sequential/textbook", _time, 0.5),
+    Goal("page-pinned-random", "both pinned to one core, random: time / textbook pinned so", "random/page-same-core",
+         "random/textbook-same-core", _time, 1.05),
+    Goal("page-pinned-sequential", "the same, sequential", "sequential/page-same-core",
+         "sequential/textbook-same-core", _time, 1.05),
+    Goal("default-sequential", "default plan, sequential: time / textbook", "sequential/default",
+         "sequential/textbook", _time, 0.11),
+    Goal("default-cpu", "default plan, sequential: handler CPU / textbook's", "sequential/default",
+         "sequential/textbook", _cpu, 0.22),
+    Goal("default-random", "default plan, random: time / page by page", "random/default", "random/page", _time, 1.1),
+    Goal("default-wasted", "default plan, random: pages wasted per page touched", "random/default", "random/page",
+         _wasted, 0.01),
+    Goal("many-16", "16 VMs: faults/s / one pinned VM's", "many/page-16", "many/page-1", _rate, 1.8, True),
+    Goal("many-64", "64 VMs: faults/s / one pinned VM's", "many/page-64", "many/page-1", _rate, 1.8, True),
+    Goal("failing-p99", "1000 faults beside a failing page: p99 / usual p99", "failing/one-page-fails",
+         "failing/usual", _p99, 2.0),
+)  # fmt: skip

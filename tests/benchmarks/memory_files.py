@@ -1,0 +1,122 @@
+"""The memory files: one warm in 4 KiB folios, one to be evicted before each cold case."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from vmthaw.testing import write_memory_file
+
+PAGE = 4096
+_MADV_POPULATE_READ = 22
+_MADV_POPULATE_WRITE = 23
+_KPF_COMPOUND = (1 << 15) | (1 << 16)  # head, tail
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def address_of(mapping: mmap.mmap) -> int:
+    return int(np.frombuffer(mapping, dtype=np.uint8).ctypes.data)
+
+
+def resident_share(path: Path) -> float:
+    """The share of the file's pages that the page cache holds, by mincore."""
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapping:
+        states = np.zeros(-(-size // PAGE), dtype=np.uint8)
+        failed = _libc.mincore(
+            ctypes.c_void_p(address_of(mapping)), ctypes.c_size_t(size), ctypes.c_void_p(states.ctypes.data)
+        )
+        if failed:
+            raise OSError(ctypes.get_errno(), "mincore of the memory file failed")
+        return float(np.count_nonzero(states & 1)) / len(states)
+
+
+def large_folio_share(path: Path) -> float | None:
+    """The share of the file's cached pages that belong to folios above 4 KiB; None without the right to ask."""
+    size = path.stat().st_size
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapping,
+            open("/proc/self/pagemap", "rb", buffering=0) as pagemap,
+            open("/proc/kpageflags", "rb", buffering=0) as flags,
+        ):
+            mapping.madvise(_MADV_POPULATE_READ)
+            first = address_of(mapping) // PAGE
+            entries = np.frombuffer(os.pread(pagemap.fileno(), size // PAGE * 8, first * 8), dtype=np.uint64)
+            frames = entries & np.uint64((1 << 55) - 1)
+            sample = frames[:: max(1, len(frames) // 2048)]
+            if not sample.any():
+                return None
+            words = [struct.unpack("Q", os.pread(flags.fileno(), 8, int(frame) * 8))[0] for frame in sample]
+    except (OSError, struct.error):
+        return None
+    return sum(1 for word in words if word & _KPF_COMPOUND) / len(words)
+
+
+class MemoryFiles:
+    """``warm`` and ``cold``, `size` bytes each with the same contents, in a directory that goes with the object."""
+
+    def __init__(self, size: int, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = tempfile.TemporaryDirectory(prefix="memory-", dir=directory)
+        self.size = size
+        self.path = Path(self._directory.name)
+        self.cold = self.path / "cold"
+        self.warm = self.path / "warm"
+        try:
+            write_memory_file(self.cold, size)
+            # 4 KiB at a time: larger writes make larger folios, which a mapping maps in one go.
+            with self.cold.open("rb") as source, self.warm.open("wb", buffering=0) as target:
+                while piece := source.read(1 << 20):
+                    for start in range(0, len(piece), PAGE):
+                        target.write(piece[start : start + PAGE])
+                os.fsync(target.fileno())
+            with self.cold.open("rb+") as file:
+                os.fsync(file.fileno())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._directory.cleanup()
+
+    def evict(self) -> None:
+        """Take the cold file out of the page cache. Raises RuntimeError where that does not work (tmpfs)."""
+        with self.cold.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if (share := resident_share(self.cold)) > 0:
+            raise RuntimeError(f"{share:.1%} of {self.cold} stays cached, so cold cases are not; choose --directory")
+
+    def check_warm(self) -> None:
+        if (share := resident_share(self.warm)) < 1:
+            raise RuntimeError(f"only {share:.1%} of {self.warm} is cached: too little memory for a benchmark here")
+
+    def state(self) -> str:
+        """What the page cache holds of the warm file, in words."""
+        large = large_folio_share(self.warm)
+        folios = "folio size not verified (needs root)" if large is None else f"{large:.1%} in folios above 4 KiB"
+        return f"written in 4 KiB pieces, {resident_share(self.warm):.0%} resident (mincore), {folios} (kpageflags)"
+
+
+def same_history(size: int) -> None:
+    """Populates and frees `size` bytes, so that every case starts with memory freed just now."""
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        memory.madvise(_MADV_POPULATE_WRITE)

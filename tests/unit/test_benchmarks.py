@@ -1,0 +1,136 @@
+"""The benchmarks run and report; how fast anything is, is not judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import report
+from tests.benchmarks.cases import Sample, all_cases
+from tests.benchmarks.goals import GOALS
+from tests.benchmarks.server_child import FailingFile
+from tests.support.tree import ROOT
+
+pytestmark = pytest.mark.usefixtures("userfaultfd_available")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tests.benchmarks", "--quick", "--rounds", "1", "--size", "16MiB", *arguments]
+
+
+def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    names = ["random/textbook", "random/default", "random/mapping-warm", "many/page-16", "failing/one-page-fails"]
+    only = [word for name in names for word in ("--only", name)]
+    done = subprocess.run(
+        command(*only, "--json", str(path), "--directory", str(tmp_path / "memory")),
+        cwd=ROOT, capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert found["schema"] == report.SCHEMA
+    assert found["complete"] is True
+    assert found["conditions"]["size_bytes"] == 16 << 20
+    assert "100% resident" in found["conditions"]["page_cache"]
+    cases = {case["name"]: case for case in found["cases"]}
+    assert set(names) <= set(cases)
+    for case in cases.values():
+        assert len(case["samples"]) == 1
+        assert case["median"]["us_per_page"] > 0
+    assert cases["random/textbook"]["ratio_to_textbook"] == 1
+    assert cases["random/textbook"]["median"]["touched"] == 409
+    assert cases["random/default"]["median"]["cpu_seconds"] > 0
+    assert cases["random/default"]["median"]["installed"] >= 409
+    assert cases["random/default"]["median"]["wasted"] == cases["random/default"]["median"]["installed"] - 409
+    assert not list((tmp_path / "memory").iterdir()), "the memory files were left behind"
+
+
+def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    marker = str(tmp_path / "memory")
+    process = subprocess.Popen(
+        command("--only", "sequential/textbook", "--rounds", "1000", "--json", str(tmp_path / "x.json"),
+                "--directory", marker),
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 20
+        while not processes_that_name(marker, but=process.pid):
+            assert time.monotonic() < deadline, "no server was started"
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(20) in (1, 130)
+    finally:
+        process.kill()
+        process.wait(10)
+    assert processes_that_name(marker, but=process.pid) == []
+    assert not list(Path(marker).iterdir())
+
+
+def processes_that_name(text: str, but: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in (but, os.getpid()):
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if text in line:
+                found.append(int(entry.name))
+    return found
+
+
+def test_every_goal_names_cases_that_there_are() -> None:
+    names = [case.name for case in all_cases()]
+    assert len(set(names)) == len(names)
+    for goal in GOALS:
+        assert {goal.ours, goal.theirs} <= set(names)
+
+
+def test_ratios_are_taken_within_a_round_before_the_median() -> None:
+    slow_second = {
+        "random/page": [Sample(1.0, 1), Sample(8.0, 1), Sample(1.0, 1)],
+        "random/textbook": [Sample(2.0, 1), Sample(32.0, 1), Sample(4.0, 1)],
+    }
+    goal = next(goal for goal in GOALS if goal.key == "page-free-random")
+    assert goal.value(slow_second) == 0.25
+    assert goal.passed(0.5)
+    assert not goal.passed(0.51)
+    assert goal.value({"random/page": [Sample(1.0, 1)]}) is None
+    rows = report.make_rows([case for case in all_cases() if case.name in slow_second], slow_second)
+    assert [row.ratio for row in rows] == [1.0, 0.25]
+
+
+def test_a_goal_of_at_least_is_missed_below() -> None:
+    goal = next(goal for goal in GOALS if goal.key == "many-16")
+    assert goal.passed(1.8)
+    assert not goal.passed(1.79)
+
+
+def test_the_readme_table_replaces_what_stood_between_the_markers(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.update_readme(readme, "new\n")
+    report.update_readme(readme, "newer\n")
+    assert readme.read_text() == f"before\n{report.BEGIN}\nnewer\n{report.END}\nafter\n"
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="bench:begin"):
+        report.update_readme(readme, "new\n")
+
+
+def test_the_failing_page_fails_until_all_others_were_read(tmp_path: Path) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(4096) + b"\1" * 4096)
+    read = FailingFile(str(path), failing=0, others=2)
+    for _ in range(2):
+        with pytest.raises(OSError, match="fails for now"):
+            read(0, 4096)
+        assert read(4096, 4096) == b"\1" * 4096
+    assert read(0, 4096) == bytes(4096)
