@@ -17,6 +17,7 @@ std::uint64_t MessageHandler::smallest_page(const SessionCore& core) noexcept {
 }
 
 void MessageHandler::read(MessageBatch& batch) noexcept {
+    batch.message_count = 0;
     batch.task_count = 0;
     batch.foreign_count = 0;
     batch.errno_value = 0;
@@ -27,6 +28,7 @@ void MessageHandler::read(MessageBatch& batch) noexcept {
     }
     const ReadOutcome read = core_.uffd.read(messages_);
     batch.errno_value = read.errno_value;
+    batch.message_count = read.count;
     if (read.count == 0) {
         return;
     }
@@ -112,7 +114,7 @@ void MessageHandler::plan_fault(const UffdMessage& message, std::uint64_t now_ns
                 break;
         }
     }
-    batch.tasks[batch.task_count++] = task;
+    batch.add(task);
 }
 
 void MessageHandler::plan_absent(const MappedRegion& mapped, std::uint64_t page, FillTask& task) noexcept {

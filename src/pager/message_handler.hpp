@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
+#include <type_traits>
 #include <vector>
 
 #include "base/unique_fd.hpp"
@@ -13,12 +16,23 @@
 
 namespace vmthaw {
 
+static_assert(std::is_trivially_copyable_v<FillTask> && std::is_trivially_destructible_v<FillTask>);
+
 // What one batch of messages came to.
 struct MessageBatch {
     static constexpr std::size_t kMessages = 16;
-    std::array<FillTask, kMessages> tasks;
+    // Not initialised up front: that would cost as much as a look-up, once a fault.
+    [[nodiscard]] const FillTask& task(std::size_t i) const noexcept {
+        return *std::launder(reinterpret_cast<const FillTask*>(storage.data()) + i);
+    }
+    void add(const FillTask& task) noexcept {
+        ::new (storage.data() + task_count++ * sizeof(FillTask)) FillTask(task);
+    }
+
+    alignas(FillTask) std::array<std::byte, kMessages * sizeof(FillTask)> storage;  // NOLINT: see add()
+    std::size_t message_count = 0;  // read; less than kMessages means that no more were there
     std::size_t task_count = 0;
-    std::array<std::uint64_t, kMessages> foreign;  // faults in no region
+    std::array<std::uint64_t, kMessages> foreign;  // faults in no region; NOLINT: as above
     std::size_t foreign_count = 0;
     int errno_value = 0;  // of read(2); EAGAIN when there was nothing
 

@@ -85,6 +85,7 @@ private:
     PagerSession(SessionOptions options, PageTable table, SessionObserver* observer);
 
     void begin_serving();
+    void answer(MessageBatch& batch, std::uint16_t worker) noexcept;
     void execute(FillTask task, const FillContext& context) noexcept;
     void defer(FillTask task, bool to_source_lane, std::uint64_t delay_ns) noexcept;
     void finish(const FillTask& task) noexcept;

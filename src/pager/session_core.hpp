@@ -37,6 +37,7 @@ struct SessionCore {
     PagerCounters counters;
     std::uint32_t id = 0;
     std::atomic<bool> closing{false};
+    std::atomic<std::uint64_t> whole_checked_ns{0};  // when the source was last seen whole
 };
 
 }  // namespace vmthaw

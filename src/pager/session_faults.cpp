@@ -24,15 +24,21 @@ std::string errno_text(int errno_value) { return std::generic_category().message
 // The fault path: no lock but the gate, no allocation, no GIL, no log.
 void PagerSession::serve(std::uint16_t worker) noexcept {
     MessageBatch batch;
-    handler_.read(batch);
-    if (batch.errno_value == ESRCH) {
-        end(EndReason::vm_exited);
-        return;
-    }
+    do {
+        handler_.read(batch);
+        if (batch.errno_value == ESRCH) {
+            end(EndReason::vm_exited);
+            return;
+        }
+        answer(batch, worker);
+    } while (batch.message_count == MessageBatch::kMessages);
+}
+
+void PagerSession::answer(MessageBatch& batch, std::uint16_t worker) noexcept {
     FillContext context;
     context.handler = worker;
     for (std::size_t i = 0; i < batch.task_count; ++i) {
-        execute(batch.tasks[i], context);
+        execute(batch.task(i), context);
     }
     if (batch.task_count > 0 && !first_fault_seen_.load(std::memory_order_relaxed) &&
         !first_fault_seen_.exchange(true)) {

@@ -59,7 +59,9 @@ void Worker::obey() noexcept {
     for (Command& command : commands) {
         if (command.attach) {
             epoll_event event{};
-            event.events = EPOLLIN;
+            // Edge-triggered: level-triggered epoll polls the descriptor a second time before it sleeps, 0.15 us of a
+            // fault. serve() therefore reads until it gets less than a whole batch.
+            event.events = EPOLLIN | EPOLLET;
             event.data.ptr = command.attach.get();
             if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, command.attach->descriptor(), &event) != 0 &&
                 errno != EEXIST) {

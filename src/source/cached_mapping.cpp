@@ -84,6 +84,8 @@ bool CachedMapping::probe_group(std::uint64_t group, std::uint64_t begin, std::u
         at += extent.size;
     }
     if (group_is_warm) {
+        // Into the page tables too, or every sixteenth copy would fault in the kernel and start anew.
+        ::madvise(mapping_.data() + group_begin, group_end - group_begin, kMadvPopulateRead);
         __atomic_fetch_or(word_of(group), bit_of(group), __ATOMIC_RELAXED);
     }
     return asked_is_warm;
