@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <map>
 #include <string>
 
@@ -46,7 +47,7 @@ const std::map<std::string, TouchPattern> kPatterns{{"sequential", TouchPattern:
                                                     {"stride", TouchPattern::stride}};
 
 std::uint64_t nanoseconds(double seconds) {
-    if (!(seconds >= 0 && seconds < 1e9)) {
+    if (std::isnan(seconds) || seconds < 0 || seconds >= 1e9) {
         throw ArgumentError("a time in seconds must be between 0 and 1e9");
     }
     return static_cast<std::uint64_t>(seconds * 1e9);

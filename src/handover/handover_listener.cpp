@@ -6,8 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
-#include <cstdlib>
+#include <climits>
 #include <ctime>
 #include <utility>
 
@@ -43,14 +44,12 @@ std::string absolute(const std::string& path) {
     if (path.front() == '/') {
         return path;
     }
-    char* directory = ::getcwd(nullptr, 0);
-    if (directory == nullptr) {
+    std::array<char, PATH_MAX> directory{};
+    if (::getcwd(directory.data(), directory.size()) == nullptr) {
         const int saved = errno;
         throw SystemError(saved, "getcwd");
     }
-    std::string result = std::string(directory) + "/" + path;
-    ::free(directory);  // NOLINT(cppcoreguidelines-no-malloc): getcwd allocated it
-    return result;
+    return std::string(directory.data()) + "/" + path;
 }
 
 std::string directory_of(const std::string& absolute_path) {

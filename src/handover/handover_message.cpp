@@ -133,24 +133,22 @@ private:
     }
 
     [[nodiscard]] std::uint64_t required(Field field) const {
-        if (!values_[field]) {
+        const std::optional<std::uint64_t>& value = values_[field];
+        if (!value) {
             refuse(field_name(field), "is missing");
         }
-        return *values_[field];
+        return *value;
     }
 
     [[nodiscard]] std::uint64_t page_bytes() const {
-        const auto& bytes = values_[page_size];
-        const auto& twin = values_[page_size_kib];  // bytes as well, whatever its name says
-        if (!bytes && !twin) {
-            refuse(field_name(page_size), "is missing");
-        }
-        const Field named = bytes ? page_size : page_size_kib;
-        const std::uint64_t value = *values_[named];
+        const std::optional<std::uint64_t>& bytes = values_[page_size];
+        const std::optional<std::uint64_t>& twin = values_[page_size_kib];  // bytes as well, whatever its name says
         if (bytes && twin && *bytes != *twin) {
             refuse(field_name(page_size_kib), "is " + std::to_string(*twin) + " and contradicts page_size, " +
                                                   std::to_string(*bytes) + " (both are bytes)");
         }
+        const Field named = !bytes && twin ? page_size_kib : page_size;
+        const std::uint64_t value = required(named);
         if (!std::has_single_bit(value)) {
             refuse(field_name(named), "is " + std::to_string(value) + ", which is no power of two");
         }

@@ -85,9 +85,10 @@ FakeVmmMemory::FakeVmmMemory(const std::vector<FakeRegionSpec>& regions, MemoryK
         throw ArgumentError("a VM needs at least one region");
     }
     try {
-        userfaultfd_.emplace(open_as_vmm(static_cast<std::uint64_t>(Feature::event_remove) | extra_features));
+        const Userfaultfd& userfaultfd =
+            userfaultfd_.emplace(open_as_vmm(static_cast<std::uint64_t>(Feature::event_remove) | extra_features));
         for (const FakeRegionSpec& spec : regions) {
-            map_region(spec);
+            map_region(userfaultfd, spec);
         }
     } catch (...) {
         for (const Piece& piece : pieces_) {
@@ -104,7 +105,7 @@ FakeVmmMemory::~FakeVmmMemory() {
     }
 }
 
-void FakeVmmMemory::map_region(const FakeRegionSpec& spec) {
+void FakeVmmMemory::map_region(const Userfaultfd& userfaultfd, const FakeRegionSpec& spec) {
     if (spec.size == 0 || spec.size % page_size_ != 0 || spec.file_offset % kSmallPage != 0) {
         throw ArgumentError("a region's size must be a multiple of the page size and not 0, its offset one of 4096");
     }
@@ -120,7 +121,7 @@ void FakeVmmMemory::map_region(const FakeRegionSpec& spec) {
     }
     checked_address(::mmap(pointer(address), spec.size, PROT_READ | PROT_WRITE, flags, memfd.get(), 0), "mmap(guest)",
                     kind_ == MemoryKind::hugetlb ? "raise vm.nr_hugepages" : "");
-    userfaultfd_->register_range(address, spec.size, kRegisterMissing);
+    userfaultfd.register_range(address, spec.size, kRegisterMissing);
     first_page_.push_back(addresses_.size());
     regions_.push_back({address, spec.size, spec.file_offset});
     for (std::uint64_t at = 0; at < spec.size; at += page_size_) {

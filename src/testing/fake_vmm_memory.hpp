@@ -62,7 +62,7 @@ private:
         std::uint64_t address;
         std::uint64_t size;
     };
-    void map_region(const FakeRegionSpec& spec);
+    void map_region(const Userfaultfd& userfaultfd, const FakeRegionSpec& spec);
 
     MemoryKind kind_;
     std::uint64_t page_size_;

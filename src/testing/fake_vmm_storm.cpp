@@ -19,8 +19,8 @@ struct Storm {
     std::atomic<std::uint64_t> removed_pages{0};
     std::atomic<bool> over{false};
 
-    Storm(const StormOptions& given, std::uint64_t threads_, std::uint32_t generation_)
-        : options(given), threads(threads_), generation(generation_) {}
+    Storm(const StormOptions& given, std::uint64_t thread_count, std::uint32_t write_generation)
+        : options(given), threads(thread_count), generation(write_generation) {}
 };
 
 // The longest mapped run from `first` on, at most `limit` pages.

@@ -14,6 +14,7 @@ void FakeVmmWork::run(const std::shared_ptr<FakeVmmWork>& work,
                       const std::function<void(FakeVmmWork&, std::size_t)>& body, const std::vector<int>& cpus,
                       std::uint64_t timeout_ns, Findings& findings) {
     std::vector<std::function<void()>> bodies;
+    bodies.reserve(work->lanes.size());
     for (std::size_t index = 0; index < work->lanes.size(); ++index) {
         bodies.emplace_back([work, body, index] {
             body(*work, index);

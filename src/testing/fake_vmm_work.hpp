@@ -29,8 +29,8 @@ struct FakeVmmWork {
     std::atomic<bool> stop{false};
     std::mutex mutex;  // of the lanes' findings
 
-    FakeVmmWork(std::shared_ptr<FakeVmmMemory> memory_, std::shared_ptr<PageLedger> ledger_, std::size_t threads)
-        : memory(std::move(memory_)), ledger(std::move(ledger_)), lanes(threads) {}
+    FakeVmmWork(std::shared_ptr<FakeVmmMemory> guest, std::shared_ptr<PageLedger> pages, std::size_t threads)
+        : memory(std::move(guest)), ledger(std::move(pages)), lanes(threads) {}
 
     // Compares one page and notes what is wrong.
     void check(Lane& lane, std::uint64_t page, PageLedger::Scratch& scratch);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -51,7 +52,7 @@ void write_all(int fd, const std::byte* data, std::uint64_t size, std::uint64_t 
 
 void write_memory_file(const std::string& path, std::uint64_t size, double zero_share, std::uint64_t seed,
                        bool sparse) {
-    if (!(zero_share >= 0.0 && zero_share <= 1.0)) {
+    if (std::isnan(zero_share) || zero_share < 0.0 || zero_share > 1.0) {
         throw ArgumentError("zero_share must be between 0 and 1");
     }
     const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));

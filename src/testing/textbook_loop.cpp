@@ -83,6 +83,9 @@ UniqueFd TextbookLoop::receive(int connection) {
     for (std::size_t at = json.find('{'); at != std::string::npos; at = json.find('{', at + 1)) {
         const Region region{number_after(json, "\"base_host_virt_addr\":", at), number_after(json, "\"size\":", at),
                             number_after(json, "\"offset\":", at), number_after(json, "\"page_size\":", at)};
+        if (region.page_size == 0) {
+            throw Error("the textbook server understands messages with page_size only", "HandoverError");
+        }
         regions_.push_back(region);
         removed_.emplace_back(region.size / region.page_size);
     }

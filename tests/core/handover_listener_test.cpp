@@ -18,6 +18,8 @@
 namespace vmthaw {
 namespace {
 
+UniqueFd stream_socket() { return UniqueFd(check_errno(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")); }
+
 class HandoverListenerTest : public testing::Test {
 protected:
     void SetUp() override {
@@ -35,7 +37,7 @@ protected:
         return ::lstat(path.c_str(), &found) == 0;
     }
     [[nodiscard]] static UniqueFd connect(const std::string& path) {
-        UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        UniqueFd socket = stream_socket();
         const UnixAddress address = UnixAddress::of(path);
         if (::connect(socket.get(), address.get(), address.length()) != 0) {
             socket.reset();
@@ -57,7 +59,7 @@ protected:
 
 // A bound socket whose server is gone.
 void leave_stale_socket(const std::string& path) {
-    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const UniqueFd socket = stream_socket();
     const UnixAddress address = UnixAddress::of(path);
     ASSERT_EQ(::bind(socket.get(), address.get(), address.length()), 0);
 }
@@ -88,7 +90,7 @@ TEST_F(HandoverListenerTest, HasMode0600WhateverTheUmask) {
 
 // The file's mode right after bind(2), before anything else could mend it: what create() builds on.
 TEST_F(HandoverListenerTest, BindGivesTheFileTheModeOfTheSocketItself) {
-    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const UniqueFd socket = stream_socket();
     ASSERT_EQ(::fchmod(socket.get(), 0600), 0);
     const UnixAddress address = UnixAddress::of(path_);
     const mode_t former = ::umask(0);
@@ -188,7 +190,7 @@ TEST_F(HandoverListenerTest, CanBeAbstract) {
 
 TEST_F(HandoverListenerTest, AdoptsAListeningSocketAndLeavesItsFile) {
     {
-        UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
+        UniqueFd socket = stream_socket();
         const UnixAddress address = UnixAddress::of(path_);
         ASSERT_EQ(::bind(socket.get(), address.get(), address.length()), 0);
         ASSERT_EQ(::listen(socket.get(), 4), 0);

@@ -1,6 +1,5 @@
 #include "handover/handover_receiver.hpp"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -10,6 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <filesystem>
+#include <memory>
 #include <random>
 #include <string>
 #include <string_view>
@@ -24,13 +25,8 @@ constexpr std::string_view kText =
     R"([{"base_host_virt_addr":4096,"size":8192,"offset":0,"page_size":4096,"page_size_kib":4096}])";
 
 int open_descriptors() {
-    int count = 0;
-    DIR* directory = ::opendir("/proc/self/fd");
-    while (::readdir(directory) != nullptr) {
-        ++count;
-    }
-    ::closedir(directory);
-    return count;
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return static_cast<int>(std::distance(begin(all), end(all)));
 }
 
 class HandoverReceiverTest : public testing::Test {
@@ -49,7 +45,7 @@ protected:
         std::array<int, 2> sockets{};
         ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets.data()), 0);
         vmm_ = UniqueFd(sockets[0]);
-        receiver_.emplace(UniqueFd(sockets[1]));
+        receiver_ = std::make_unique<HandoverReceiver>(UniqueFd(sockets[1]));
     }
 
     void send(std::string_view text, const std::vector<int>& descriptors = {}) const {
@@ -82,7 +78,7 @@ protected:
     UniqueFd userfaultfd_;
     UniqueFd other_;
     UniqueFd vmm_;
-    std::optional<HandoverReceiver> receiver_;
+    std::unique_ptr<HandoverReceiver> receiver_ = std::make_unique<HandoverReceiver>(UniqueFd());
 };
 
 TEST_F(HandoverReceiverTest, TakesOneMessageWithItsDescriptor) {
