@@ -1,0 +1,209 @@
+"""`vmthaw serve`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from vmthaw.cli import _values
+from vmthaw.cli._errors import CliError, debug_option, usage_errors
+from vmthaw.cli._output import LogHandler, Output, open_output
+
+_EPILOG = """\b
+Signals: SIGTERM, SIGINT (Ctrl-C) and SIGHUP end it as --on-exit says. With "drain" no new VM is
+taken and every VM gets all the pages that it still misses, for at most --drain-timeout seconds;
+what is missing then meets the failure policy, with a warning that names the VM. A second signal
+ends it at once: VMs with missing pages are killed (or left, with --failure-policy hang).
+\b
+SIGKILL and crashes: nothing can be filled then. Firecracker keeps its own userfaultfd, so a guest
+that touches a missing page sleeps until it is killed; no page turns into zeros. A VM whose VMM
+keeps no descriptor reads zeros. The socket file stays, and the next server replaces it.
+\b
+systemd: Type=notify is told READY=1 and STOPPING=1; a socket unit (LISTEN_FDS) is taken where
+--socket is not given. TimeoutStopSec should be longer than --drain-timeout.
+\b
+Exit codes: 0 all VMs were served; 1 a VM failed, was killed by the failure policy or its hand-over
+was refused; 2 the command line is wrong; 3 serving is impossible (a permission, a missing file).
+"""
+
+_POLICIES = ["automatic", "kill", "poison", "hang"]
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_SECONDS = click.FloatRange(min=0, max=86400.0)
+
+_where = _options(
+    click.option("--socket", "socket_path", metavar="PATH", help="Listen here: a path, or @NAME (abstract)."),
+    click.option("--socket-fd", type=click.IntRange(min=0), help="A listening socket that is open already."),
+    click.option("--memory", required=True, metavar="FILE", help="The snapshot's memory file."),
+    click.option("--mode", type=click.Choice(["mapped", "pread"]), default="mapped", show_default=True,
+                 help="Let the kernel copy from a mapping of the file, or read it."),
+    click.option("--ram-start", type=_values.Size(), default=0, show_default=True,
+                 help="Offset in the VM's memory of the file's first byte."),
+    click.option("--short", type=click.Choice(["zero", "error"]), default="zero", show_default=True,
+                 help="What lies beyond the end of the file: zeros, or an error."),
+    click.option("--owner", type=_values.Owner(), help="Who owns the socket file (mode 0600): the jailer's uid:gid."),
+    click.option("--required-uid", type=_values.User(), help="Refuse VMMs of any other user."),
+    click.option("--handover-timeout", type=_SECONDS, default=5.0, show_default=True,
+                 help="Seconds in which a connection must send its whole message."),
+)  # fmt: skip
+
+_how = _options(
+    click.option("--fill-mode", type=click.Choice(["window", "block", "page"]), default="window", show_default=True,
+                 help="Fill a window that doubles while faults follow each other, a block, or one page."),
+    click.option("--fill-bytes", type=_values.Size(), default="2MiB", show_default=True,
+                 help="The largest window, or the block: a power of two from 4KiB."),
+    click.option("--prewarm", type=_values.Address(), multiple=True,
+                 help="A guest address whose page is there before the VM runs. May be repeated."),
+    click.option("--layout", type=click.Choice(["host", "x86_64", "aarch64"]), default="host", show_default=True,
+                 help="Where the guest's memory begins, for --prewarm."),
+    click.option("--failure-policy", type=click.Choice(_POLICIES), default="automatic", show_default=True,
+                 help="What becomes of a page that cannot be had; automatic: kill, or poison without a pidfd."),
+    click.option("--retries", type=click.IntRange(0, 1000), default=3, show_default=True,
+                 help="Tries after the first, when reading the file fails."),
+    click.option("--placement", type=click.Choice(["automatic", "local", "pinned", "sharded"]), default="automatic",
+                 show_default=True, help="Which threads answer faults."),
+    click.option("--cpu", type=click.IntRange(min=0), help="Answer faults on this CPU (--placement pinned)."),
+    click.option("--poll-interval", type=_SECONDS, default=1.0, show_default=True,
+                 help="Seconds between checks for lost registrations; 0: never."),
+    click.option("--max-in-flight", type=click.IntRange(1, 1 << 20), default=4096, show_default=True,
+                 help="Faults of one VM that may wait for the file."),
+)  # fmt: skip
+
+_end = _options(
+    click.option("--once", is_flag=True, help="End when the first VM (and whoever came beside it) is gone."),
+    click.option("--on-exit", type=click.Choice(["drain", "kill"]), default="drain", show_default=True,
+                 help="What a signal does to VMs that still miss pages."),
+    click.option("--drain-timeout", type=_SECONDS, default=30.0, show_default=True,
+                 help="Seconds that draining may take."),
+    click.option("--json", "as_json", is_flag=True, help="Write JSON lines (events, stats, log) to standard output."),
+    click.option("--stats-interval", type=_SECONDS, default=10.0, show_default=True,
+                 help="Seconds between lines of statistics; 0: none."),
+    click.option("-v", "--verbose", is_flag=True, help="The library's debug lines too."),
+)  # fmt: skip
+
+
+@click.command(epilog=_EPILOG, short_help="Serve the memory of restored VMs.")
+@_where
+@_how
+@_end
+@debug_option
+def serve(
+    socket_path: str | None,
+    socket_fd: int | None,
+    memory: str,
+    once: bool,
+    on_exit: Literal["drain", "kill"],
+    as_json: bool,
+    stats_interval: float,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Serve the memory of VMs that hand their userfaultfd over, as Firecracker does (backend type "Uffd").
+
+    Any number of VMs, one after another or at once, each from the same memory file.
+    """
+    from vmthaw.cli._serve_loop import LoopOptions, ServeLoop
+    from vmthaw.cli._systemd import notify
+
+    make_server = _prepare(socket_path, socket_fd, memory, options)
+    output = open_output(as_json=as_json)
+    try:
+        with _logging_to(output, verbose=verbose):
+            server = make_server()
+            loop = ServeLoop(
+                server, output, LoopOptions(once, on_exit, float(options["drain_timeout"]), stats_interval)
+            )
+            with loop.signals(), server:
+                text = f"serving {memory} on {server.socket_path}"
+                output.event("listening", text, socket=server.socket_path, memory=memory)
+                notify(f"READY=1\nSTATUS={text}")
+                return loop.run()
+    finally:
+        output.close()
+
+
+def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, options: dict[str, Any]) -> Callable[[], Any]:
+    """Checks everything that can be checked before the socket is made; gives what makes the server."""
+    from vmthaw.cli._systemd import listening_descriptor
+    from vmthaw.errors import VmthawValueError
+    from vmthaw.pager import FailurePolicy, FillMode, MemoryLayout, PagerConfig, Placement
+    from vmthaw.server import PageServer
+    from vmthaw.source import FileSource
+
+    if socket_path is not None and socket_fd is not None:
+        raise click.UsageError("--socket and --socket-fd exclude each other")
+    with usage_errors(VmthawValueError):
+        if socket_path is None and socket_fd is None:
+            socket_fd = listening_descriptor()
+        if socket_path is None and socket_fd is None:
+            raise click.UsageError("say where VMs connect: --socket PATH, or --socket-fd N for an open socket")
+        owner_uid, owner_gid = options["owner"] or (None, None)
+        if socket_path is None and options["owner"]:
+            raise click.UsageError("--owner needs --socket: an open socket keeps the owner that it has")
+        placement, cpu = options["placement"], options["cpu"]
+        if cpu is not None and placement == "automatic":
+            placement = "pinned"
+        if (placement == "pinned") != (cpu is not None):
+            raise click.UsageError("--placement pinned and --cpu N go together")
+        config = PagerConfig(
+            fill_mode=FillMode[options["fill_mode"]], fill_bytes=options["fill_bytes"], retries=options["retries"],
+            failure_policy=FailurePolicy[options["failure_policy"]], placement=Placement[placement],
+            cpu=-1 if cpu is None else cpu, poll_interval=options["poll_interval"],
+            drain_timeout=options["drain_timeout"], max_in_flight=options["max_in_flight"],
+        )  # fmt: skip
+        layouts = {"host": MemoryLayout.host, "x86_64": MemoryLayout.x86_64, "aarch64": MemoryLayout.aarch64}
+        layout = layouts[options["layout"]]()
+        _check_memory_file(memory)
+        source = FileSource(memory, ram_start=options["ram_start"], short=options["short"], mode=options["mode"])
+
+    def make_server() -> PageServer:
+        with usage_errors(VmthawValueError):
+            return PageServer(
+                socket_path, source, config=config, layout=layout, socket_fd=socket_fd, owner_uid=owner_uid,
+                owner_gid=owner_gid, required_uid=options["required_uid"],
+                handover_timeout=options["handover_timeout"], prewarm=options["prewarm"],
+            )  # fmt: skip
+
+    return make_server
+
+
+def _check_memory_file(memory: str) -> None:
+    try:
+        found = Path(memory).stat()
+    except OSError as error:
+        raise CliError(f"the memory file {memory} cannot be served: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISBLK(found.st_mode):
+        raise CliError(f"the memory file {memory} is neither a file nor a block device")
+    if found.st_size == 0 and stat.S_ISREG(found.st_mode):
+        raise CliError(f"the memory file {memory} is empty: is the snapshot complete?")
+
+
+@contextlib.contextmanager
+def _logging_to(output: Output, *, verbose: bool) -> Iterator[None]:
+    logger = logging.getLogger("vmthaw")
+    handler = LogHandler(output)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
