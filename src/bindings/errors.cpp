@@ -44,6 +44,8 @@ void raise(const Error& error) {
 }  // namespace
 
 void register_errors(py::module_& module) {
+    // Now, not at the first error: that one may be that no file can be opened.
+    py::module_::import("vmthaw.errors");
     py::register_local_exception_translator([](std::exception_ptr pointer) {
         try {
             if (pointer) {

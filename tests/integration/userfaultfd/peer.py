@@ -99,6 +99,11 @@ def _serve(connection: socket.socket) -> None:
             memory.discard(*arguments)
         elif command == "unmap":
             answer = libc.munmap(memory.page(arguments[0]), arguments[1] * memory.page_size)
+        elif command == "fork":
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            answer = os.waitpid(pid, 0)[1]
         elif command == "exit":
             os._exit(0)
         elif command == "exec":
