@@ -149,7 +149,7 @@ def test_no_descriptors_left_is_said_so() -> None:
             print(error.errno, error)
         """
     )
-    assert output.startswith(f"{errno.EMFILE} userfaultfd: ")
+    assert output.startswith(f"{errno.EMFILE} [Errno {errno.EMFILE}] userfaultfd: ")
     assert "raise RLIMIT_NOFILE" in output
 
 
