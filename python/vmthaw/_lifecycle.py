@@ -307,8 +307,20 @@ def _at_exit() -> None:
             except BaseException:
                 _report("closing at exit failed")
     state.registered.clear()
+    _shut_down_runtime()
     if drainer is not None and not drainer.stop(_JOIN_S):
         _report_stuck()
+
+
+def _shut_down_runtime() -> None:
+    """Joins the core's threads before the interpreter is torn down round them: what they log still finds a logger."""
+    if "vmthaw.server" not in sys.modules:
+        return  # nothing has started them
+    try:
+        if not _core._shutdown_runtime(_JOIN_S) and sys.stderr is not None:
+            print(f"vmthaw: a page source has held up a thread for {_JOIN_S:.0f} s; exiting without it", file=sys.stderr)
+    except BaseException:
+        _report("ending the core's threads failed")
 
 
 def _report_stuck() -> None:

@@ -5,6 +5,10 @@ These are the core's own types; `PageServer` (vmthaw.server) makes the sessions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
 from vmthaw._core import (
     EndReason,
     FailurePolicy,
@@ -20,6 +24,9 @@ from vmthaw._core import (
     SessionState,
     check_regions,
 )
+from vmthaw.errors import VmthawValueError
+
+_PAGE_BYTES = 4096
 
 __all__ = [
     "EndReason",
@@ -31,8 +38,49 @@ __all__ = [
     "PagerSession",
     "PagerStats",
     "Placement",
+    "PrewarmList",
     "Region",
     "SessionEventKind",
     "SessionState",
     "check_regions",
 ]
+
+
+@dataclass(frozen=True)
+class PrewarmList:
+    """Guest addresses whose pages are fetched and installed before the VM's first fault is read. A plain value.
+
+    `pages` is kept as given, in order. Each address is aligned down to its page when it is used; each page counts in
+    `faults` and in `prewarmed`. `kernel_text_span` (bytes) widens the first of them to the aligned neighbourhood of that
+    size, a power of two of at least one page; 0 is the page alone.
+    """
+
+    pages: list[int]
+    kernel_text_span: int = 0
+
+    def __init__(self, pages: Iterable[int], kernel_text_span: int = 0) -> None:
+        given = list(pages)
+        for address in given:
+            if not 0 <= address < 1 << 64:
+                raise VmthawValueError(f"a guest address must be from 0 to 2**64 - 1, got {address}")
+        span = kernel_text_span
+        if span != 0 and (span < _PAGE_BYTES or span & (span - 1)):
+            raise VmthawValueError(f"kernel_text_span must be 0 or a power of two of at least {_PAGE_BYTES}, got {span}")
+        object.__setattr__(self, "pages", given)
+        object.__setattr__(self, "kernel_text_span", span)
+
+    @classmethod
+    def from_boot_critical(cls, kernel_text: int, vcpu0_stack: int, fdt: int, kernel_text_span: int = 0) -> Self:
+        """The three pages that a guest touches first: kernel text, the first vCPU's stack, the device tree.
+
+        `kernel_text_span=2 << 20` adds the 2 MiB round the kernel text, a usual choice.
+        """
+        return cls([kernel_text, vcpu0_stack, fdt], kernel_text_span)
+
+    def guest_addresses(self) -> list[int]:
+        """What is installed, in order and each page once: aligned down, the span filled in."""
+        addresses = [address & ~(_PAGE_BYTES - 1) for address in self.pages]
+        if self.kernel_text_span and self.pages:
+            first = self.pages[0] & ~(self.kernel_text_span - 1)
+            addresses.extend(range(first, first + self.kernel_text_span, _PAGE_BYTES))
+        return list(dict.fromkeys(addresses))

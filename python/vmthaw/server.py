@@ -34,6 +34,7 @@ from vmthaw.errors import (
     VmthawTimeoutError,
     VmthawValueError,
 )
+from vmthaw.pager import PrewarmList
 
 _log = logging.getLogger("vmthaw.server")
 
@@ -113,7 +114,7 @@ class PageServer:
         owner_gid: int | None = None,
         required_uid: int | None = None,
         handover_timeout: float = 5.0,
-        prewarm: Iterable[int] = (),
+        prewarm: PrewarmList | Iterable[int] = (),
     ) -> None:
         if source is None:
             raise VmthawValueError(
@@ -129,7 +130,7 @@ class PageServer:
             owner_gid,
             required_uid,
             handover_timeout,
-            list(prewarm),
+            prewarm,
         )
         if socket_path is None and socket_fd is None:
             raise VmthawValueError("a PageServer needs socket_path or socket_fd; for a descriptor use PageServer.adopt")
@@ -145,7 +146,7 @@ class PageServer:
         owner_gid: int | None,
         required_uid: int | None,
         handover_timeout: float,
-        prewarm: list[int],
+        prewarm: PrewarmList | Iterable[int],
     ) -> None:
         raise_descriptor_limit()
         fixed = source if isinstance(source, PageSource) else None
@@ -170,7 +171,7 @@ class PageServer:
             owner_gid=owner_gid,
             required_uid=required_uid,
             handover_timeout=handover_timeout,
-            prewarm=prewarm,
+            prewarm=list(prewarm.guest_addresses() if isinstance(prewarm, PrewarmList) else prewarm),
         )
 
     @classmethod
@@ -183,17 +184,23 @@ class PageServer:
         pidfd: int | None = None,
         config: PagerConfig | None = None,
         label: str = "adopted",
+        page_states: Iterable[bytes] = (),
+        prewarm: PrewarmList | Iterable[int] = (),
     ) -> Self:
         """A started server without a socket, for one userfaultfd that came another way.
 
         `fd` and `pidfd` are duplicated and stay the caller's. Without `pidfd` the failure policy defaults to poison.
+        `page_states` (of a `DetachedSession`, one for each region) says what the former server knew: without it every
+        page is taken for absent, and a page that the VM has given back would get the source's bytes again.
         Raises RegionError, VmthawValueError, VmthawOSError.
         """
         server = cls.__new__(cls)
-        server._init(None, source, config or PagerConfig(), MemoryLayout.host(), None, None, None, None, 5.0, [])
+        server._init(None, source, config or PagerConfig(), MemoryLayout.host(), None, None, None, None, 5.0, prewarm)
         server.start()
         try:
-            server._core.adopt(fd=fd, regions=list(regions), source=source, pidfd=pidfd, label=label)
+            server._core.adopt(
+                fd=fd, regions=list(regions), source=source, pidfd=pidfd, label=label, page_states=list(page_states)
+            )
         except BaseException:
             server.stop()
             raise
@@ -321,6 +328,8 @@ class PageServer:
                 _log.warning("%s: %s did not end in time and is served on until the process ends", self, session.label)
             elif session.end_reason in (EndReason.failed, EndReason.killed) and mode == "drain":
                 _log.warning("%s: %s was not drained: %s", self, session.label, "; ".join(session.failures[-1:]))
+        # The news of a session's end follow the end itself.
+        self._core.wait_ended(1.0)
 
     def _close(self) -> None:
         with self._lock:
@@ -399,8 +408,8 @@ class PageServer:
 
     def _provide_source(self, session: int) -> None:
         factory = self._factory
-        if factory is None:
-            return
+        if factory is None or self._closed:
+            return  # close() has refused whoever waited
         number, self._handovers = self._handovers, self._handovers + 1
         try:
             source = factory(HandoverInfo(number))
@@ -410,7 +419,8 @@ class PageServer:
             _log.exception("the source callable of %r raised", self)
             self._core.refuse_source(session, f"{type(error).__name__}: {error}")
         else:
-            self._core.provide_source(session, source)
+            with contextlib.suppress(VmthawValueError):  # refused meanwhile: the server was stopped
+                self._core.provide_source(session, source)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
