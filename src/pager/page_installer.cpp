@@ -14,8 +14,10 @@
 namespace vmthaw {
 namespace {
 
-// From 64 KiB a call on, COPY costs no less per page; larger steps only make others wait for the gate.
-constexpr std::uint64_t kStepBytes = 64U << 10U;
+// A sequential toucher on another processor runs after the fill, catches up with it and sleeps once a step, so steps
+// are long; while one lasts (0.15 ms) nobody reads messages, so they are not longer. Without the wakes (DONTWAKE) its
+// messages would be read, found present and woken one by one, which is worse.
+constexpr std::uint64_t kStepBytes = 512U << 10U;
 constexpr std::uint64_t kZeroStepBytes = 2U << 20U;
 constexpr std::uint64_t kHugePage = 2U << 20U;
 constexpr std::uint64_t kWholeCheckNs = 1'000'000;
@@ -95,7 +97,9 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
         if (run.page_class != PageClass::data) {
             return zero_run(task, run, context, failure);
         }
-        if (!fetched.covers(run) && !core_.source->ready(run.offset(), run.bytes())) {
+        // A run across the end of the file may be ready and yet not be mapped: then it has to be read.
+        const bool direct = core_.source->mapped(run.offset(), run.bytes()) != nullptr;
+        if (!fetched.covers(run) && !(direct && core_.source->ready(run.offset(), run.bytes()))) {
             if (!context.may_block) {
                 return {FillResult::need_source, 0};
             }
