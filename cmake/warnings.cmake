@@ -3,6 +3,6 @@
 add_library(vmthaw_warnings INTERFACE)
 target_compile_options(vmthaw_warnings INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
 if(VMTHAW_SANITIZE)
-  add_compile_options(-fsanitize=${VMTHAW_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  add_compile_options(-fsanitize=${VMTHAW_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${VMTHAW_SANITIZE})
 endif()

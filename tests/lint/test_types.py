@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support import tree
 
+PACKAGE = tree.ROOT / "python" / "vmthaw"
 ALLOWLIST = tree.ROOT / "tests" / "lint" / "stubtest_allowlist.txt"
 
 
@@ -34,15 +36,33 @@ def test_the_stub_says_what_the_extension_is() -> None:
     assert status == 0, output
 
 
+def stub_names(stub: str) -> set[str]:
+    """What a stub defines at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(stub).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def test_the_stub_lists_everything_the_extension_has() -> None:
+    # stubtest (mypy 2.4) was seen to pass over classes of the extension that the stub lacks.
+    from vmthaw import _core
+
+    extension = {name for name in dir(_core) if not name.startswith("__")}
+    assert extension
+    assert extension - stub_names((PACKAGE / "_core.pyi").read_text(encoding="utf-8")) == set()
+
+
 @pytest.mark.timeout(120)
 def test_a_stale_stub_is_caught(tmp_path: Path) -> None:
     package = tmp_path / "vmthaw"
     package.mkdir()
-    real = tree.ROOT / "python" / "vmthaw"
     (package / "__init__.py").write_text("")
-    for path in real.glob("*.py"):
-        (package / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    stub = (real / "_core.pyi").read_text(encoding="utf-8")
+    (package / "errors.py").write_bytes((PACKAGE / "errors.py").read_bytes())
+    stub = (PACKAGE / "_core.pyi").read_text(encoding="utf-8")
     (package / "_core.pyi").write_text(f"{stub}\ndef no_such_function() -> int: ...\n", encoding="utf-8")
     status, output = stubtest(tmp_path)
     assert status != 0
