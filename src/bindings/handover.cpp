@@ -1,5 +1,9 @@
 #include <pybind11/stl.h>
 
+#include <chrono>
+#include <future>
+
+#include "base/thread.hpp"
 #include "bindings/bindings.hpp"
 #include "bindings/session.hpp"
 #include "bindings/wait.hpp"
@@ -49,13 +53,29 @@ std::shared_ptr<PageServer> make_server(const std::optional<std::string>& socket
 }
 
 std::shared_ptr<PagerSession> adopt(PageServer& server, int fd, std::vector<Region> regions,
-                                    std::shared_ptr<PageSource> source, std::optional<int> pid_fd, std::string label) {
+                                    std::shared_ptr<PageSource> source, std::optional<int> pid_fd, std::string label,
+                                    const std::vector<std::string>& page_states) {
+    std::vector<std::vector<std::uint8_t>> states;
+    for (const std::string& pages : page_states) {
+        states.emplace_back(pages.begin(), pages.end());
+    }
     PidFd process;
     if (pid_fd) {
         process = PidFd::adopt(duplicate(*pid_fd, "the pidfd"));
     }
-    return server.adopt(Userfaultfd::adopt(duplicate(fd, "the userfaultfd")), std::move(regions), std::move(source), std::move(process),
-                        std::move(label));
+    return server.adopt(Userfaultfd::adopt(duplicate(fd, "the userfaultfd")), std::move(regions), std::move(source),
+                        std::move(process), std::move(label), std::move(states));
+}
+
+// On a thread that never takes the GIL: a source that hangs (a dead network file system) must not hang the exit.
+bool shut_down_within(double timeout) {
+    auto done = std::make_shared<std::promise<void>>();
+    std::future<void> ended = done->get_future();
+    start_thread("vmthaw-exit", [done] {
+        Runtime::shutdown();
+        done->set_value();
+    }).detach();
+    return ended.wait_for(std::chrono::duration<double>(timeout)) == std::future_status::ready;
 }
 
 }  // namespace
@@ -68,7 +88,7 @@ void register_handover(py::module_& module) {
              py::arg("handover_timeout"), py::arg("prewarm"), Release())
         .def("start", &PageServer::start, Release())
         .def("adopt", &adopt, py::arg("fd"), py::arg("regions"), py::arg("source"), py::arg("pidfd"), py::arg("label"),
-             Release())
+             py::arg("page_states"), Release())
         .def("provide_source", &PageServer::provide_source, py::arg("session"), py::arg("source"), Release())
         .def("refuse_source", &PageServer::refuse_source, py::arg("session"), py::arg("why"), Release())
         .def_property_readonly("sessions", unlocked(&PageServer::sessions))
@@ -114,7 +134,8 @@ void register_handover(py::module_& module) {
     module.def(
         "_threads", [] { return Runtime::instance().threads(); }, Release(),
         "Threads of the process's runtime: the same for one server and for a thousand.");
-    module.def("_shutdown_runtime", &Runtime::shutdown, Release(), "Ends the runtime's threads; for interpreter exit.");
+    module.def("_shutdown_runtime", &shut_down_within, py::arg("timeout"), Release(),
+               "Ends the runtime's threads; for interpreter exit. False when one did not end within `timeout` seconds.");
 }
 
 }  // namespace vmthaw::bindings

@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "base/clock.hpp"
@@ -187,7 +188,8 @@ std::shared_ptr<PagerSession> PageServer::make_session(Waiting waiting, std::sha
                            .pid_fd = std::move(waiting.pid_fd),
                            .socket = std::move(waiting.handover.socket),
                            .label = std::move(waiting.label),
-                           .prewarm = options_.prewarm};
+                           .prewarm = options_.prewarm,
+                           .page_states = {}};
     const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
     add_session(session);
     session->start();
@@ -195,16 +197,30 @@ std::shared_ptr<PagerSession> PageServer::make_session(Waiting waiting, std::sha
 }
 
 std::shared_ptr<PagerSession> PageServer::adopt(Userfaultfd userfaultfd, std::vector<Region> regions,
-                                                std::shared_ptr<PageSource> source, PidFd pid_fd, std::string label) {
+                                                std::shared_ptr<PageSource> source, PidFd pid_fd, std::string label,
+                                                std::vector<std::vector<std::uint8_t>> page_states) {
     guard_.check("PageServer");
+    std::vector<std::vector<std::uint8_t>> sorted_states;
+    std::vector<Region> checked = check_regions(regions, source.get());
+    if (!page_states.empty()) {
+        if (page_states.size() != regions.size()) {
+            throw ArgumentError("page_states must hold one entry for each of the " + std::to_string(regions.size()) +
+                                " regions, got " + std::to_string(page_states.size()));
+        }
+        for (const Region& region : checked) {
+            const auto found = std::ranges::find(regions, region);
+            sorted_states.push_back(std::move(page_states[static_cast<std::size_t>(found - regions.begin())]));
+        }
+    }
     SessionOptions options{.userfaultfd = std::move(userfaultfd),
-                           .regions = check_regions(std::move(regions), source.get()),
+                           .regions = std::move(checked),
                            .source = std::move(source),
                            .config = options_.config,
                            .pid_fd = std::move(pid_fd),
                            .socket = {},
                            .label = std::move(label),
-                           .prewarm = options_.prewarm};
+                           .prewarm = options_.prewarm,
+                           .page_states = std::move(sorted_states)};
     const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
     add_session(session);
     session->start();
@@ -292,6 +308,8 @@ std::vector<ServerEvent> PageServer::take_events() {
 }
 
 void PageServer::on_session_event(PagerSession& session, SessionEventKind kind) noexcept {
+    // Once the session has left `sessions_` our destructor would no longer wait for this call.
+    const std::shared_ptr<PageServer> self = weak_from_this().lock();
     try {
         {
             const std::lock_guard lock(mutex_);
@@ -383,6 +401,9 @@ void PageServer::stop_listening() {
     {
         const std::lock_guard lock(mutex_);
         if (!listening_) {
+            if (options_.listener) {
+                options_.listener->close();  // never started, or stopped already
+            }
             return;
         }
         listening_ = false;

@@ -57,7 +57,8 @@ public:
     void start();  // listens; throws SystemError
     // A descriptor that came another way. Regions are checked here. Throws what a bad hand-over would be refused for.
     std::shared_ptr<PagerSession> adopt(Userfaultfd userfaultfd, std::vector<Region> regions,
-                                        std::shared_ptr<PageSource> source, PidFd pid_fd, std::string label);
+                                        std::shared_ptr<PageSource> source, PidFd pid_fd, std::string label,
+                                        std::vector<std::vector<std::uint8_t>> page_states = {});
     // Answers a needs_source event. Throws ArgumentError for an unknown session.
     void provide_source(std::uint32_t session, std::shared_ptr<PageSource> source);
     // The same, when there is none to give: the failure policy decides about the VM.

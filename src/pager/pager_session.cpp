@@ -32,6 +32,34 @@ FailurePolicy choose_policy(const PagerConfig& config, const PidFd& pid_fd) {
     return config.failure_policy;
 }
 
+// What the former server knew of the pages: removed ones stay zeros whatever the source holds.
+void take_over(const PageTable& table, const std::vector<std::vector<std::uint8_t>>& states) {
+    for (std::size_t i = 0; i < states.size(); ++i) {
+        const MappedRegion& mapped = table.regions()[i];
+        if (states[i].size() != mapped.region.pages()) {
+            throw ArgumentError(describe(mapped.region) + ": page_states must be a byte for each of its " +
+                                std::to_string(mapped.region.pages()) + " pages, got " +
+                                std::to_string(states[i].size()));
+        }
+        for (std::uint64_t page = 0; page < states[i].size(); ++page) {
+            const auto state = static_cast<PageState>(states[i][page]);
+            switch (state) {
+                case PageState::absent:
+                    break;
+                case PageState::present:
+                case PageState::removed:
+                case PageState::failed:
+                    mapped.set(page, state);
+                    break;
+                default:
+                    throw ArgumentError(describe(mapped.region) + ": page_states holds " +
+                                        std::to_string(states[i][page]) +
+                                        "; it must be 0 (absent), 2 (present), 3 (removed) or 5 (failed)");
+            }
+        }
+    }
+}
+
 }  // namespace
 
 std::shared_ptr<PagerSession> PagerSession::create(SessionOptions options, SessionObserver* observer) {
@@ -42,6 +70,7 @@ std::shared_ptr<PagerSession> PagerSession::create(SessionOptions options, Sessi
         }
     }
     PageTable table(options.regions);
+    take_over(table, options.page_states);
     return std::shared_ptr<PagerSession>(new PagerSession(std::move(options), std::move(table), observer));
 }
 
@@ -89,6 +118,18 @@ void PagerSession::begin_serving() {
     changed_.notify_all();
     runtime_.attach(std::static_pointer_cast<WorkerClient>(shared_from_this()), core_.config.placement,
                     core_.config.cpu, core_.config.poll_interval_ns);
+    std::optional<std::uint64_t> drain_ns;
+    bool ended = false;
+    {
+        const std::lock_guard lock(mutex_);
+        drain_ns = drain_wanted_ns_;
+        ended = pending_end_ != EndReason::none;
+    }
+    if (ended) {
+        runtime_.detach(this, [] {});  // it ended before it was attached, so that nobody has detached it since
+    } else if (drain_ns) {
+        drain(*drain_ns);
+    }
 }
 
 void PagerSession::run(LaneTask task, const FillContext& context) noexcept {
@@ -126,7 +167,8 @@ void PagerSession::adopt_child(MessageBatch::ForkedChild child) {
                                .pid_fd = {},
                                .socket = {},
                                .label = parent->label_ + "/fork",
-                               .prewarm = {}};
+                               .prewarm = {},
+                               .page_states = {}};
         // Its pid is not told, so nobody can be killed.
         if (options.config.failure_policy == FailurePolicy::kill) {
             options.config.failure_policy = FailurePolicy::poison;

@@ -36,6 +36,7 @@ struct SessionOptions {
     UniqueFd socket;  // may be empty; kept open, its HUP is watched
     std::string label;
     std::vector<std::uint64_t> prewarm;  // guest addresses, installed before the first fault is read
+    std::vector<std::vector<std::uint8_t>> page_states;  // as in DetachedSession, by region; empty: all are absent
 };
 
 // One VM's memory, served until the VM is gone or somebody says what else becomes of it. It is never closed with pages
@@ -101,6 +102,7 @@ private:
     [[nodiscard]] bool claim_next(FillTask& task) noexcept;
     void finish_drain() noexcept;
     void unregister_all() noexcept;
+    void settle_events() noexcept;
     void give_up();
     [[nodiscard]] bool poison_missing() noexcept;
     void kill_vm() noexcept;
@@ -131,6 +133,7 @@ private:
     std::uint64_t cursor_region_ = 0;  // of populate: one task at a time
     std::uint64_t cursor_page_ = 0;
     std::uint64_t drain_timer_ = 0;  // the control thread's
+    std::optional<std::uint64_t> drain_wanted_ns_;  // asked for while preparing
 
     mutable std::mutex mutex_;
     mutable std::condition_variable changed_;

@@ -74,8 +74,12 @@ void PagerSession::drain(std::uint64_t timeout_ns) {
     guard_.check("PagerSession");
     {
         const std::lock_guard lock(mutex_);
+        if (state_ == SessionState::preparing) {
+            drain_wanted_ns_ = timeout_ns;  // begin_serving() comes back here
+            return;
+        }
         if (state_ != SessionState::serving) {
-            return;  // draining or closed already; while preparing, begin_serving() comes back here
+            return;
         }
         state_ = SessionState::draining;
     }
@@ -161,8 +165,36 @@ void PagerSession::unregister_all() noexcept {
     }
 }
 
+// A thread of the VMM that was in madvise() while its range was unregistered still waits for us to read its event, for
+// ever if the VMM keeps a descriptor. The kernel refuses to fill anything (EAGAIN) as long as there is one.
+void PagerSession::settle_events() noexcept {
+    constexpr int kLongestMs = 2000;
+    MessageBatch batch;
+    for (int i = 0; i < kLongestMs; ++i) {
+        do {
+            handler_.read(batch);
+            for (MessageBatch::ForkedChild& child : batch.forked) {
+                adopt_child(std::move(child));
+            }
+            batch.forked.clear();
+        } while (batch.message_count > 0);
+        {
+            const std::shared_lock gate(core_.gate);
+            if (core_.closing.load() || core_.table.regions().empty()) {
+                return;
+            }
+            const Region& region = core_.table.regions().front().region;
+            if (core_.uffd.zero(region.host_address, 4096).status != FillStatus::again) {
+                return;  // refused for another reason: it is not registered
+            }
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+}
+
 void PagerSession::finish_drain() noexcept {
     unregister_all();
+    settle_events();
     end(EndReason::drained);
 }
 
@@ -182,6 +214,7 @@ void PagerSession::give_up() {
                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
             }
             unregister_all();
+            settle_events();
             break;
         case FailurePolicy::hang:
             // Asked for: whoever touches a missing page sleeps as long as this process lives. Closing gives zeros.
@@ -249,8 +282,8 @@ void PagerSession::check_registration() noexcept {
     for (const AddressRange& lost : find_unregistered(core_.pid_fd.pid(), regions())) {
         try {
             const std::lock_guard gate(core_.gate);
-            if (core_.closing.load()) {
-                return;
+            if (core_.closing.load() || state() != SessionState::serving) {
+                return;  // draining unregisters on purpose
             }
             core_.table.remove(lost.start, lost.end);  // what was mapped there is new: zeros, never guessed
             core_.uffd.register_range(lost.start, lost.end - lost.start, kRegisterMissing);

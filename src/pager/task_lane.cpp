@@ -73,6 +73,26 @@ bool TaskLane::take_from(std::deque<LaneTask>& queue, LaneTask& task) {
 
 bool TaskLane::take(LaneTask& task) { return take_from(demand_, task) || take_from(background_, task); }
 
+// Under the lock, by a thread that leaves with a task which may block for long: somebody else must be there for what is
+// queued or becomes due meanwhile.
+void TaskLane::keep_one_watching() noexcept {
+    if (demand_.empty() && background_.empty() && delayed_.empty()) {
+        return;
+    }
+    if (idle_ > 0) {
+        wake_.notify_one();
+        return;
+    }
+    if (stopping_ || threads_.size() >= options_.max_threads) {
+        return;
+    }
+    try {
+        start_thread_locked();
+    } catch (const std::exception& error) {
+        log_line(LogLevel::error, "pager", error.what());
+    }
+}
+
 void TaskLane::work() noexcept {
     Mapping bounce;
     FillContext context;
@@ -94,6 +114,7 @@ void TaskLane::work() noexcept {
             LaneClient& client = *task.client;
             ++running(client);
             std::shared_ptr<LaneClient> keep = task.client;
+            keep_one_watching();
             lock.unlock();
             client.run(std::move(task), context);
             lock.lock();

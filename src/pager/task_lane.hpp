@@ -77,6 +77,7 @@ private:
     };
 
     void start_thread_locked();
+    void keep_one_watching() noexcept;
     void work() noexcept;
     [[nodiscard]] std::uint32_t& running(LaneClient& client) const noexcept {
         return client.running_[options_.may_block ? 1 : 0];
