@@ -63,6 +63,18 @@ class Bench:
         self._sockets += 1
         return self.files.path / f"{self._sockets}.sock"
 
+    def memory(self, cold: bool) -> Path:
+        """The file to use. A cold one is evicted before anybody maps it, or it could not be."""
+        if cold:
+            self.files.evict()
+        return self.files.cold if cold else self.files.warm
+
+    def make_ready(self, cold: bool = False) -> None:
+        """What comes right before the timed part."""
+        same_history(self.files.size)
+        if cold:
+            self.files.check_cold()
+
     def plan(self, pattern: str) -> dict[str, Any]:
         if pattern == "sequential":
             return {"pattern": "sequential"}
@@ -94,16 +106,15 @@ def percentiles(latencies_ns: NDArray[np.uint64]) -> tuple[float, float, float]:
     return p50, p95, p99
 
 
-def textbook(pattern: str, *, toucher: str = "free", handler: str = "free") -> Callable[[Bench], Sample]:
+def textbook(
+    pattern: str, *, toucher: str = "free", handler: str = "free", cold: bool = False
+) -> Callable[[Bench], Sample]:
     def measure(bench: Bench) -> Sample:
         cpus = {"free": None, "toucher": bench.toucher_cpu, "other": bench.other_cpu}
-        socket = bench.socket()
-        with (
-            TextbookServer(socket, bench.files.warm, cpu=cpus[handler]) as server,
-            FakeVmm(bench.files.warm) as vmm,
-        ):
+        socket, memory = bench.socket(), bench.memory(cold)
+        with TextbookServer(socket, memory, cpu=cpus[handler]) as server, FakeVmm(memory) as vmm:
             vmm.handover(socket)
-            same_history(bench.files.size)
+            bench.make_ready(cold)
             before = thread_cpu_ns(server.pid)
             report = _touch(vmm, bench.plan(pattern), cpus[toucher])
             cpu = (thread_cpu_ns(server.pid) - before) / 1e9
@@ -118,13 +129,11 @@ def ours(
 ) -> Callable[[Bench], Sample]:
     def measure(bench: Bench) -> Sample:
         cpus = {"free": None, "toucher": bench.toucher_cpu, "other": bench.other_cpu}
-        socket, memory = bench.socket(), bench.files.cold if cold else bench.files.warm
+        socket, memory = bench.socket(), bench.memory(cold)
         with OurServer(socket, memory, cpu=cpus[handler], **options) as server, FakeVmm(memory) as vmm:
             vmm.handover(socket)
             server.wait_for_sessions(1)
-            same_history(bench.files.size)
-            if cold:
-                bench.files.evict()
+            bench.make_ready(cold)
             before = thread_cpu_ns(server.pid)
             report = _touch(vmm, bench.plan(pattern), cpus[toucher])
             cpu = (thread_cpu_ns(server.pid) - before) / 1e9
@@ -161,7 +170,7 @@ def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench],
         ):
             host.handover_all(socket)
             server.wait_for_sessions(vms)
-            same_history(bench.files.size)
+            bench.make_ready()
             before = thread_cpu_ns(server.pid)
             start = time.perf_counter()
             reports = host.touch_all(
@@ -182,14 +191,11 @@ def mapping(pattern: str, mode: str, *, cold: bool = False) -> Callable[[Bench],
     """Memory without userfaultfd. What comes before the touches (populating, reading) is in the time."""
 
     def measure(bench: Bench) -> Sample:
-        memory = bench.files.cold if cold else bench.files.warm
-        pages = bench.page_list(pattern)
+        memory, pages = bench.memory(cold), bench.page_list(pattern)
         with JsonProcess("tests.benchmarks.mapping_child", {"mode": mode, "path": str(memory), "cpu": None}) as child:
             child.send(json.dumps(pages))
             child.line()
-            same_history(bench.files.size)
-            if cold:
-                bench.files.evict()
+            bench.make_ready(cold)
             child.send()
             found = json.loads(child.line(_TIMEOUT))
         if found["mismatches"]:
@@ -199,22 +205,22 @@ def mapping(pattern: str, mode: str, *, cold: bool = False) -> Callable[[Bench],
     return measure
 
 
-def beside_a_failing_page(failing: bool) -> Callable[[Bench], Sample]:
+def beside_a_failing_page(failing: bool, *, fast: bool = False) -> Callable[[Bench], Sample]:
     """1000 faults answered by a Python source, while another thread waits for a page whose reads fail until then.
 
-    Retries are 1 to 5 ms apart, so that it fails all the while (the default's first is after 50 ms)."""
+    Retries come as by default, 50 to 500 ms apart, but do not end; ``fast``: 1 to 5 ms apart."""
 
     def measure(bench: Bench) -> Sample:
         socket, count = bench.socket(), min(_FAULTS_BESIDE_A_FAILURE, bench.pages - 1)
         source = {"failing": 0, "others": count if failing else 0}
-        retry = {"retries": 100_000, "retry_min": 0.001, "retry_max": 0.005}
+        retry = {"retries": 100_000, **({"retry_min": 0.001, "retry_max": 0.005} if fast else {})}
         with (
             OurServer(socket, bench.files.warm, fill_mode="page", python_source=source, retry=retry) as server,
             FakeVmm(bench.files.warm) as vmm,
         ):
             vmm.handover(socket)
             server.wait_for_sessions(1)
-            same_history(bench.files.size)
+            bench.make_ready()
             others = np.random.default_rng(1).permutation(np.arange(1, bench.pages))[:count].tolist()
             # Slices of equal length, one a thread: the second waits for page 0 and then touches it again and again.
             report = vmm.touch([*others, *[0] * count], threads=2, verify=False, timeout=_TIMEOUT).check()
@@ -238,6 +244,7 @@ def all_cases() -> list[Case]:
                  "both pinned to one core"),
             Case(f"{pattern}/textbook-other-core", textbook(pattern, toucher="toucher", handler="other"),
                  "pinned to different cores"),
+            Case(f"{pattern}/textbook-cold", textbook(pattern, cold=True), "nothing pinned, file not cached"),
             Case(f"{pattern}/page", ours(pattern, fill_mode="page"), "ours, one page at a time"),
             Case(f"{pattern}/page-same-core", ours(pattern, fill_mode="page", toucher="toucher", handler="toucher"),
                  "ours, one page, both pinned to one core"),
@@ -261,6 +268,7 @@ def all_cases() -> list[Case]:
         Case("many/default-64", many(64), "64 VMs, the default plan"),
         Case("failing/usual", beside_a_failing_page(False), "Python source, 1000 faults"),
         Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
+        Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
     return cases
 

@@ -98,11 +98,14 @@ class MemoryFiles:
         self._directory.cleanup()
 
     def evict(self) -> None:
-        """Take the cold file out of the page cache. Raises RuntimeError where that does not work (tmpfs)."""
+        """Take the cold file out of the page cache. Raises RuntimeError where that does not work (tmpfs, mapped)."""
         with self.cold.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self.check_cold()
+
+    def check_cold(self) -> None:
         if (share := resident_share(self.cold)) > 0:
-            raise RuntimeError(f"{share:.1%} of {self.cold} stays cached, so cold cases are not; choose --directory")
+            raise RuntimeError(f"{share:.1%} of {self.cold} is cached, so cold cases are not; choose --directory")
 
     def check_warm(self) -> None:
         if (share := resident_share(self.warm)) < 1:

@@ -53,8 +53,12 @@ class TextbookServer:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != "listening\n":
-            raise VmthawError(f"the textbook server did not start (exit status {self._process.wait(10)})")
+        try:
+            if self._process.stdout.readline() != "listening\n":
+                raise VmthawError(f"the textbook server did not start (exit status {self._process.wait(10)})")
+        except BaseException:
+            self.close()  # Ctrl-C too must not leave a server behind that waits for a VM for ever
+            raise
 
     def __enter__(self) -> Self:
         return self
