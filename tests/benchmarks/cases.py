@@ -275,6 +275,7 @@ def all_cases() -> list[Case]:
 
 def run_case(case: Case, bench: Bench) -> Sample:
     """Once, with the warm file checked to be warm before and after."""
+    bench.files.warm_up()
     bench.files.check_warm()
     sample = case.measure(bench)
     bench.files.check_warm()
