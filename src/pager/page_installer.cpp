@@ -20,6 +20,7 @@ namespace {
 constexpr std::uint64_t kStepBytes = 512U << 10U;
 constexpr std::uint64_t kZeroStepBytes = 2U << 20U;
 constexpr std::uint64_t kHugePage = 2U << 20U;
+constexpr std::uint16_t kPoolPatience = 20;  // parks of up to 2 ms before an empty huge page pool is a failure
 constexpr std::uint64_t kWholeCheckNs = 1'000'000;
 
 // hugetlb has no ZEROPAGE: its zeros are copied from here. Never written, so it stays the kernel's one zero page.
@@ -224,8 +225,13 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
             return {FillResult::done, run.pages};
         case FillStatus::present:
             if (is_absent_after_all(run, at_page)) {
+                // The pool is exhausted, or a shared page is cached but not mapped: its thread maps it when woken.
+                core_.uffd.wake(run.mapped->host_of(at_page), page_size);
+                if (task.parks < kPoolPatience) {
+                    return {FillResult::again, done};
+                }
                 failure = at(*run.mapped, at_page);
-                failure.errno_value = ENOMEM;  // the huge page pool is exhausted
+                failure.errno_value = ENOMEM;
                 return {FillResult::failed, done};
             }
             // Without the wake a thread that faulted before somebody else's install would sleep for ever.
