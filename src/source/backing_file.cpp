@@ -88,13 +88,13 @@ BackingFile::BackingFile(const std::string& path) : path_(path) {
 }
 
 ReadResult BackingFile::still_whole() const noexcept {
-    struct stat status{};
-    if (::fstat(fd_.get(), &status) != 0) {
+    // Half the price of fstat(2), once a fault; nobody uses the offset that this moves.
+    const off_t now = ::lseek(fd_.get(), 0, SEEK_END);
+    if (now < 0) {
         return {.status = ReadStatus::io_error, .errno_value = errno};
     }
-    const auto now = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
-    if (now < size_) {
-        return {.status = ReadStatus::short_read, .got_bytes = now};
+    if (static_cast<std::uint64_t>(now) < size_) {
+        return {.status = ReadStatus::short_read, .got_bytes = static_cast<std::uint64_t>(now)};
     }
     return {};
 }

@@ -84,8 +84,15 @@ bool CachedMapping::probe_group(std::uint64_t group, std::uint64_t begin, std::u
         at += extent.size;
     }
     if (group_is_warm) {
-        // Into the page tables too, or every sixteenth copy would fault in the kernel and start anew.
-        ::madvise(mapping_.data() + group_begin, group_end - group_begin, kMadvPopulateRead);
+        // Into the page tables too, or every sixteenth copy would fault in the kernel and start anew. Not the holes:
+        // that would read them.
+        for (std::uint64_t at = group_begin; at < group_end;) {
+            const Extent extent = ranges_.at(at, group_end - at);
+            if (extent.kind == ExtentKind::data) {
+                ::madvise(mapping_.data() + at, extent.size, kMadvPopulateRead);
+            }
+            at += extent.size;
+        }
         __atomic_fetch_or(word_of(group), bit_of(group), __ATOMIC_RELAXED);
     }
     return asked_is_warm;
