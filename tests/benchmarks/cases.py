@@ -274,7 +274,7 @@ def all_cases() -> list[Case]:
 
 
 def run_case(case: Case, bench: Bench) -> Sample:
-    """Once, with the warm file warm before and after; again when it did not stay so. Raises RuntimeError after three."""
+    """Once, with the warm file warm before and after; again if it did not stay so. RuntimeError after three tries."""
     for _ in range(_TRIES):
         bench.files.warm_up()
         sample = case.measure(bench)
