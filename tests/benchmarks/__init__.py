@@ -13,6 +13,8 @@ Traps of measuring lazy memory, and what is done here about each:
   second file, evicted by POSIX_FADV_DONTNEED and checked with mincore to be gone.
 - **History of free memory.** The host takes back blocks that have been free for seconds; touching those is some 20 %
   dearer. So the same prelude (populate and free as much anonymous memory as a VM has) runs right before every case.
+- **First use.** Every case starts its server and its VM anew, so the first use of each page of the file, of page tables
+  and of code is in the figure of all of them, the textbook loop included.
 - **Placement.** A fault answered on the toucher's core costs a third of one answered on the other. "Free" means that
   neither toucher nor textbook loop is pinned; every other placement is a case of its own.
 - **Which clock, whose CPU.** Touches are timed in C++ around the touching loop alone: not its threads' creation, not
@@ -20,6 +22,9 @@ Traps of measuring lazy memory, and what is done here about each:
   VM they are compared with. Handler CPU is what all threads of the server's process ran between the first and the
   last touch, by schedstat in nanoseconds; the server has a process of its own, the textbook loop likewise.
   /proc/PID/stat would count in ticks of 10 ms. The wake-up of a toucher is on nobody's bill.
+- **What else runs.** Two processors are few: toucher and server fill both, and whatever else runs delays the pair that
+  works on two processors more than the pair that shares one. Somebody who empties the page cache meanwhile is noticed
+  and the case repeated; somebody who computes is not: look at the load averages.
 - **Interpreters.** Python starts and stops what is measured and is not in it, but for the Python source
   (failing/...).
 - **Sequential is flattery.** Fault-around wins sequentially whatever it wastes: every plan is also touched at random,

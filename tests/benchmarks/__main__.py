@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.benchmarks import report
 from tests.benchmarks.cases import Bench, Case, Sample, all_cases, run_case
 from tests.benchmarks.memory_files import MemoryFiles
+from vmthaw.errors import VmthawError
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -40,18 +41,26 @@ def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
     return found
 
 
+def measured(case: Case, bench: Bench) -> Sample:
+    """A sample, or a sentence with the case's name: a server that is wrong or fails has no figure."""
+    try:
+        return run_case(case, bench)
+    except (VmthawError, RuntimeError, OSError) as error:
+        raise click.ClickException(f"{case.name}: {error}") from error
+
+
 def run(cases: Sequence[Case], bench: Bench, rounds: int, progress: Progress) -> dict[str, list[Sample]]:
     """Round-robin, each round from another case on. What was complete when Ctrl-C came is given back."""
     samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
     task = progress.add_task("warm-up", total=rounds * len(cases) + 1)
     try:
-        run_case(cases[0], bench)
+        measured(cases[0], bench)
         progress.advance(task)
         for number in range(rounds):
             first = number * len(cases) // rounds
             for case in [*cases[first:], *cases[:first]]:
                 progress.update(task, description=f"round {number + 1} {case.name}")
-                samples[case.name].append(run_case(case, bench))
+                samples[case.name].append(measured(case, bench))
                 progress.advance(task)
     except KeyboardInterrupt:
         progress.console.print("interrupted: only whole rounds are reported")

@@ -236,6 +236,7 @@ def beside_a_failing_page(failing: bool, *, fast: bool = False) -> Callable[[Ben
 
 
 def all_cases() -> list[Case]:
+    """In the order of the table. On a single processor "other core" is the same one."""
     cases = []
     for pattern in ("sequential", "random"):
         cases += [

@@ -25,7 +25,7 @@ def _read_all(fd: int, memory: mmap.mmap, size: int) -> None:
     view.release()
 
 
-def _mismatches(fd: int, memory: NDArray[np.uint8], pages: list[int]) -> int:
+def mismatches(fd: int, memory: NDArray[np.uint8], pages: list[int]) -> int:
     wrong = 0
     for page in pages:
         expected = np.frombuffer(os.pread(fd, PAGE, page * PAGE), dtype=np.uint8)
@@ -65,7 +65,7 @@ def run(mode: str, path: str, pages: list[int], cpu: int | None) -> dict[str, An
         "duration_ns": end - start,
         "before_touch_ns": ready - start,
         "cpu_ns": cpu_ns,
-        "mismatches": _mismatches(fd, view, pages),
+        "mismatches": mismatches(fd, view, pages),
     }
 
 

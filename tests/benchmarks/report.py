@@ -26,10 +26,12 @@ def conditions(size: int, rounds: int, cache: str) -> dict[str, Any]:
     """What the figures depend on. No date: the table is to change only when they do."""
     about = Path("/proc/cpuinfo").read_text()
     models = [line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")]
+    siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return {
         "kernel": platform.release(),
         "cpus": len(os.sched_getaffinity(0)),
+        "threads_share_cores": siblings.exists() and siblings.read_text().strip() != "0",
         "cpu_model": models[0] if models else platform.machine(),
         "virtual_machine": "hypervisor" in about,
         "size_bytes": size,
@@ -47,6 +49,7 @@ def load_average() -> float:
 
 def conditions_line(found: Mapping[str, Any]) -> str:
     machine = "virtual machine" if found["virtual_machine"] else "bare metal"
+    machine += ", threads share cores" if found["threads_share_cores"] else ""
     return (
         f"Linux {found['kernel']}, {found['cpus']} CPUs ({found['cpu_model']}, {machine}); memory file of "
         f"{found['size_bytes'] >> 20} MiB without zero pages, {found['page_cache']}; random: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.benchmarks import report
+from tests.benchmarks import cases, mapping_child, report
 from tests.benchmarks.cases import Sample, all_cases
 from tests.benchmarks.goals import GOALS
+from tests.benchmarks.memory_files import MemoryFiles, resident_share
 from tests.benchmarks.server_child import FailingFile
 from tests.support.tree import ROOT
+from vmthaw.testing import FindingsError, TextbookServer
 
 
 def command(*arguments: str) -> list[str]:
@@ -38,16 +42,16 @@ def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
     assert found["complete"] is True
     assert found["conditions"]["size_bytes"] == 16 << 20
     assert "100% resident" in found["conditions"]["page_cache"]
-    cases = {case["name"]: case for case in found["cases"]}
-    assert set(names) <= set(cases)
-    for case in cases.values():
+    by_name = {case["name"]: case for case in found["cases"]}
+    assert set(names) <= set(by_name)
+    for case in by_name.values():
         assert len(case["samples"]) == 1
         assert case["median"]["us_per_page"] > 0
-    assert cases["random/textbook"]["ratio_to_textbook"] == 1
-    assert cases["random/textbook"]["median"]["touched"] == 409
-    assert cases["random/default"]["median"]["cpu_seconds"] > 0
-    assert cases["random/default"]["median"]["installed"] >= 409
-    assert cases["random/default"]["median"]["wasted"] == cases["random/default"]["median"]["installed"] - 409
+    assert by_name["random/textbook"]["ratio_to_textbook"] == 1
+    assert by_name["random/textbook"]["median"]["touched"] == 409
+    assert by_name["random/default"]["median"]["cpu_seconds"] > 0
+    assert by_name["random/default"]["median"]["installed"] >= 409
+    assert by_name["random/default"]["median"]["wasted"] == by_name["random/default"]["median"]["installed"] - 409
     assert not list((tmp_path / "memory").iterdir()), "the memory files were left behind"
 
 
@@ -72,6 +76,37 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path) -> Non
         process.wait(10)
     assert processes_that_name(marker, but=process.pid) == []
     assert not list(Path(marker).iterdir())
+
+
+@pytest.mark.usefixtures("userfaultfd_available")
+def test_a_server_that_gives_a_wrong_byte_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "TextbookServer", functools.partial(TextbookServer, wrong_byte_at_fault=100))
+    with MemoryFiles(4 << 20, tmp_path) as files, pytest.raises(FindingsError, match="1 pages hold the wrong bytes"):
+        cases.run_case(cases.Case("random/wrong", cases.textbook("random"), ""), cases.Bench(files))
+
+
+def test_a_page_of_a_mapping_that_differs_from_the_file_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"".join(bytes([number]) * 4096 for number in range(4)))
+    memory = np.frombuffer(path.read_bytes(), dtype=np.uint8).copy()
+    memory[2 * 4096 + 17] ^= 1
+    with path.open("rb") as file:
+        assert mapping_child.mismatches(file.fileno(), memory, [0, 1, 2, 3]) == 1
+        assert mapping_child.mismatches(file.fileno(), memory, [3, 1]) == 0
+
+
+def test_eviction_and_warming_are_told_apart(tmp_path: Path) -> None:
+    with MemoryFiles(4 << 20, tmp_path) as files:
+        files.evict()
+        assert resident_share(files.cold) == 0
+        assert resident_share(files.warm) == 1
+        files.warm.write_bytes(files.warm.read_bytes())
+        with files.warm.open("rb+") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert not files.stayed_warm()
+        files.warm_up()
+        assert files.stayed_warm()
 
 
 def processes_that_name(text: str, but: int) -> list[int]:
