@@ -8,15 +8,12 @@
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
-#include "handover/peer.hpp"
 
 namespace vmthaw {
 namespace {
 
 constexpr std::size_t kKeptEnded = 64;
 constexpr std::size_t kKeptFailures = 256;
-constexpr std::uint64_t kAcceptPauseNs = 100'000'000;
-constexpr std::size_t kMaxConnections = 1024;  // half-done ones
 
 }  // namespace
 
@@ -53,134 +50,26 @@ void PageServer::start() {
     });
 }
 
-void PageServer::on_connectable() {
-    for (;;) {
-        if (!options_.listener || connections_.size() >= kMaxConnections) {
-            return;
-        }
-        AcceptOutcome outcome = options_.listener->accept();
-        switch (outcome.status) {
-            case AcceptStatus::accepted:
-                accept_one(std::move(outcome.socket));
-                break;
-            case AcceptStatus::nothing:
-                return;
-            case AcceptStatus::out_of_descriptors: {
-                add_failure(0, "a VMM waits, but no descriptor is left to accept it; raise RLIMIT_NOFILE", "descriptors");
-                runtime_.control().unwatch(options_.listener->fd());
-                const std::shared_ptr<PageServer> self = shared_from_this();
-                runtime_.control().call_after(kAcceptPauseNs, [self] {
-                    if (self->listening()) {
-                        self->runtime_.control().watch(self->options_.listener->fd(), EPOLLIN,
-                                                       [self](std::uint32_t) { self->on_connectable(); });
-                    }
-                });
-                return;
-            }
-            case AcceptStatus::failed:
-                add_failure(0, SystemError(outcome.errno_value, "accept4").what(), "socket");
-                runtime_.control().unwatch(options_.listener->fd());
-                return;
-        }
-    }
-}
-
-void PageServer::accept_one(UniqueFd socket) {
+// Nothing that is wrong with a hand-over may end in a VM that runs on with zeros for memory.
+void PageServer::begin_session(Waiting waiting, std::shared_ptr<PageSource> source) {
+    const std::string from = "hand-over from " + waiting.label + ": ";
+    std::vector<Region> regions;
     try {
-        const PeerCredentials peer = peer_credentials(socket.get());
-        if (options_.required_uid && peer.uid != *options_.required_uid) {
-            add_failure(0,
-                        "a hand-over from uid " + std::to_string(peer.uid) + " (pid " + std::to_string(peer.pid) +
-                            ") was refused: uid " + std::to_string(*options_.required_uid) + " is required",
-                        "uid");
-            return;
-        }
-        PidFd pid_fd;
-        try {
-            pid_fd = open_peer_pidfd(socket.get());
-        } catch (const SystemError& error) {
-            log_line(LogLevel::warning, "server", std::string("the VMM has no pidfd: ") + error.what());
-        }
-        const int fd = socket.get();
-        Connection connection{HandoverReceiver(std::move(socket)), std::move(pid_fd), peer.pid, 0};
-        const std::shared_ptr<PageServer> self = shared_from_this();
-        connection.deadline =
-            runtime_.control().call_after(options_.handover_timeout_ns, [self, fd] { self->on_deadline(fd); });
-        connections_.emplace(fd, std::move(connection));
-        runtime_.control().watch(fd, EPOLLIN, [self, fd](std::uint32_t) { self->on_message(fd); });
+        regions = check_regions(options_.layout.assign(waiting.handover.regions), source.get());
     } catch (const Error& error) {
-        add_failure(0, error.what(), "socket");
-    }
-}
-
-void PageServer::on_message(int fd) {
-    const auto found = connections_.find(fd);
-    if (found == connections_.end()) {
-        return;
-    }
-    switch (found->second.receiver.step()) {
-        case HandoverStatus::need_more:
-            return;
-        case HandoverStatus::failed: {
-            const HandoverFailure failure = found->second.receiver.failure();
-            const pid_t pid = found->second.pid;
-            drop_connection(fd);
-            add_failure(0, "hand-over from pid " + std::to_string(pid) + ": " + failure.text, failure.field);
-            return;
-        }
-        case HandoverStatus::complete:
-            break;
-    }
-    runtime_.control().unwatch(fd);
-    runtime_.control().cancel(found->second.deadline);
-    Connection connection = std::move(found->second);
-    connections_.erase(found);
-    complete(std::move(connection));
-}
-
-void PageServer::on_deadline(int fd) {
-    const auto found = connections_.find(fd);
-    if (found == connections_.end()) {
-        return;
-    }
-    const std::string text = "hand-over from pid " + std::to_string(found->second.pid) + ": nothing more came within " +
-                             std::to_string(options_.handover_timeout_ns / 1'000'000) + " ms: " +
-                             found->second.receiver.pending_problem();
-    drop_connection(fd);
-    add_failure(0, text, "handover_timeout");
-}
-
-void PageServer::drop_connection(int fd) {
-    runtime_.control().unwatch(fd);
-    if (const auto found = connections_.find(fd); found != connections_.end()) {
-        runtime_.control().cancel(found->second.deadline);
-        connections_.erase(found);
-    }
-    // A full house stops accepting; epoll is level-triggered, so the next wait sees who is still in the queue.
-}
-
-void PageServer::complete(Connection connection) {
-    Waiting waiting{connection.receiver.take(), std::move(connection.pid_fd), "pid " + std::to_string(connection.pid)};
-    if (!options_.source) {
-        std::uint32_t number = 0;
-        {
-            const std::lock_guard lock(mutex_);
-            number = next_waiting_++;
-            waiting_.emplace(number, std::move(waiting));
-        }
-        push_event(SessionEventKind::needs_source, number);
+        const bool killed = apply_policy(waiting);
+        add_failure(0, from + error.what() + (killed ? "; the VM was killed" : ""), "regions");
         return;
     }
     try {
-        make_session(std::move(waiting), options_.source);
+        make_session(std::move(waiting), std::move(regions), std::move(source));
     } catch (const Error& error) {
-        add_failure(0, "hand-over from pid " + std::to_string(connection.pid) + ": " + error.what(), "regions");
+        add_failure(0, from + error.what(),
+                    options_.config.failure_policy == FailurePolicy::kill ? "failure_policy" : "regions");
     }
 }
 
-std::shared_ptr<PagerSession> PageServer::make_session(Waiting waiting, std::shared_ptr<PageSource> source) {
-    std::vector<Region> regions =
-        check_regions(options_.layout.assign(std::move(waiting.handover.regions)), source.get());
+void PageServer::make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source) {
     SessionOptions options{.userfaultfd = std::move(waiting.handover.userfaultfd),
                            .regions = std::move(regions),
                            .source = std::move(source),
@@ -193,7 +82,6 @@ std::shared_ptr<PagerSession> PageServer::make_session(Waiting waiting, std::sha
     const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
     add_session(session);
     session->start();
-    return session;
 }
 
 std::shared_ptr<PagerSession> PageServer::adopt(Userfaultfd userfaultfd, std::vector<Region> regions,
@@ -233,12 +121,7 @@ void PageServer::provide_source(std::uint32_t session, std::shared_ptr<PageSourc
     if (!waiting) {
         throw ArgumentError("no session waits for a source under this number: " + std::to_string(session));
     }
-    const std::string label = waiting->label;
-    try {
-        make_session(std::move(*waiting), std::move(source));
-    } catch (const Error& error) {
-        add_failure(0, "hand-over from " + label + ": " + error.what(), "regions");
-    }
+    begin_session(std::move(*waiting), std::move(source));
 }
 
 void PageServer::refuse_source(std::uint32_t session, const std::string& why) {
@@ -257,8 +140,8 @@ std::optional<PageServer::Waiting> PageServer::take_waiting(std::uint32_t sessio
     return std::move(node.mapped());
 }
 
-// A VM without its memory must not run on with zeros.
-void PageServer::refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why) {
+// A VM without its memory must not run on with zeros. True when it was killed.
+bool PageServer::apply_policy(Waiting& waiting) {
     const bool can_kill = waiting.pid_fd && waiting.pid_fd.pid() != ::getpid() &&
                           (options_.config.failure_policy == FailurePolicy::automatic ||
                            options_.config.failure_policy == FailurePolicy::kill);
@@ -269,7 +152,12 @@ void PageServer::refuse_vm(Waiting& waiting, std::uint32_t session, const std::s
             static_cast<void>(waiting.handover.userfaultfd.poison(region.host_address, region.size));
         }
     }
-    add_failure(session, waiting.label + ": no page source for it: " + why + (can_kill ? "; it was killed" : ""),
+    return can_kill;
+}
+
+void PageServer::refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why) {
+    const bool killed = apply_policy(waiting);
+    add_failure(session, waiting.label + ": no page source for it: " + why + (killed ? "; it was killed" : ""),
                 "source");
 }
 

@@ -110,7 +110,9 @@ private:
     void complete(Connection connection);
     [[nodiscard]] std::optional<Waiting> take_waiting(std::uint32_t session);
     void refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why);
-    std::shared_ptr<PagerSession> make_session(Waiting waiting, std::shared_ptr<PageSource> source);
+    bool apply_policy(Waiting& waiting);
+    void begin_session(Waiting waiting, std::shared_ptr<PageSource> source);
+    void make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source);
     void add_session(const std::shared_ptr<PagerSession>& session);
     void add_failure(std::uint32_t session, const std::string& text, const std::string& field);
     void push_event(SessionEventKind kind, std::uint32_t session) noexcept;

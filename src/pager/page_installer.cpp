@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <shared_mutex>
 
@@ -105,14 +104,16 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
                 return {FillResult::need_source, 0};
             }
             // The gate is open while the source works, or a slow disk would hold up the VM's madvise.
+            // An event may change the table meanwhile, so nothing that points into it is used until the gate is ours again.
+            const FillFailure here = at(*mapped, page);
+            fetched = {run.offset(), run.bytes()};
             gate.unlock();
-            const ReadResult read = fetch(run, context);
+            const ReadResult read = fetch(fetched, context);
             if (!read.ok()) {
-                failure = at(*mapped, page);
+                failure = here;
                 failure.read = read;
                 return {FillResult::source_failed, 0};
             }
-            fetched = {run.offset(), run.bytes()};
             continue;
         }
         return copy_run(task, run, fetched, context, failure);
@@ -150,14 +151,14 @@ PageInstaller::Run PageInstaller::find_run(const MappedRegion& mapped, std::uint
     return run;
 }
 
-ReadResult PageInstaller::fetch(const Run& run, const FillContext& context) noexcept {
-    if (core_.source->mapped(run.offset(), run.bytes()) != nullptr) {
-        return core_.source->prepare(run.offset(), run.bytes());
+ReadResult PageInstaller::fetch(const Fetched& wanted, const FillContext& context) noexcept {
+    if (core_.source->mapped(wanted.offset, wanted.bytes) != nullptr) {
+        return core_.source->prepare(wanted.offset, wanted.bytes);
     }
-    if (run.bytes() > context.bounce.size()) {
+    if (wanted.bytes > context.bounce.size()) {
         return {.status = ReadStatus::io_error, .errno_value = ENOMEM, .got_bytes = 0};
     }
-    return core_.source->read(run.offset(), context.bounce.first(run.bytes()));
+    return core_.source->read(wanted.offset, context.bounce.first(wanted.bytes));
 }
 
 PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, const Fetched& fetched,
@@ -253,7 +254,9 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
                                       : zero_run(task, single, context, ignored);
                 return {step.result == FillResult::done ? FillResult::done : step.result, done + step.pages};
             }
-            run.mapped->change(at_page, PageState::filling, PageState::absent);
+            // A drain has nothing to give here and must not wait for it; if it is ever ours again, it was mapped anew: zeros.
+            run.mapped->change(at_page, PageState::filling,
+                               task.kind == FaultKind::prefetch ? PageState::removed : PageState::absent);
             run.mapped->change(at_page, PageState::zeroing, PageState::removed);
             core_.uffd.wake(run.mapped->host_of(at_page), page_size);
             return {FillResult::done, 1};
@@ -303,90 +306,6 @@ PageInstaller::Step PageInstaller::answer_protected(const Run& run, std::uint8_t
             failure.errno_value = outcome.errno_value;
             return {FillResult::failed, 0};
     }
-}
-
-void PageInstaller::account(const FillTask& task, const Run& run, std::uint64_t pages, const FillContext& context,
-                            FaultOutcome outcome) noexcept {
-    PagerCounters& counters = core_.counters;
-    if (pages > 0) {
-        bump(counters.installed, pages);
-        if (run.page_class != PageClass::data) {
-            bump(counters.zero, pages);
-        } else {
-            bump(counters.source_bytes, pages * run.mapped->region.page_size);
-        }
-        if (!run.demanded) {
-            bump(task.kind == FaultKind::prefetch ? counters.populated : counters.fault_around, pages);
-        } else if (task.kind == FaultKind::prewarm) {
-            bump(counters.prewarmed);
-        }
-    }
-    const bool timed = run.demanded && task.kind == FaultKind::demand;
-    if (!timed && !core_.trace) {
-        return;
-    }
-    const std::uint64_t now_ns = monotonic_ns();
-    if (timed) {
-        counters.latency.add(now_ns - task.t_fault_ns);
-    }
-    if (core_.trace) {
-        FaultRecord record;
-        record.t_fault_ns = task.t_fault_ns;
-        record.t_fetched_ns = task.t_fetched_ns;
-        record.t_installed_ns = now_ns;
-        record.guest_address = run.mapped->guest_of(run.page);
-        record.offset = run.offset();
-        record.session = core_.id;
-        record.pages = static_cast<std::uint32_t>(pages);
-        record.tid = static_cast<std::int32_t>(task.tid);
-        record.region = static_cast<std::uint16_t>(run.mapped->number);
-        record.handler = context.handler;
-        record.page_size_log2 = static_cast<std::uint8_t>(std::countr_zero(run.mapped->region.page_size));
-        record.flags = task.flags;
-        record.kind = run.demanded || task.kind == FaultKind::prefetch ? task.kind : FaultKind::fault_around;
-        record.page_class = run.page_class;
-        record.outcome = outcome;
-        if (run.page_class != PageClass::data) {
-            record.source = SourceTier::zero;
-        } else {
-            record.source = core_.source->mapped(run.offset(), run.bytes()) != nullptr ? SourceTier::mapped
-                                                                                       : SourceTier::file;
-        }
-        core_.trace->record(record);
-    }
-}
-
-void PageInstaller::abandon_rest(FillTask& task) noexcept {
-    if (task.pages == 0) {
-        return;
-    }
-    const std::shared_lock gate(core_.gate);
-    for (std::uint64_t i = 0; i < task.pages; ++i) {
-        const std::uint64_t address = task.host_address + i * task.page_size;
-        if (task.demanded && address == task.demand_address) {
-            continue;
-        }
-        if (const MappedRegion* mapped = core_.table.find(address)) {
-            mapped->change(mapped->page_of(address), PageState::filling, PageState::absent);
-        }
-    }
-    // Faults on these pages were left to this fill: let them come again.
-    core_.uffd.wake(task.host_address, task.pages * task.page_size);
-    task.pages = 0;
-}
-
-void PageInstaller::abandon(FillTask& task) noexcept {
-    abandon_rest(task);
-    if (!task.demanded) {
-        return;
-    }
-    const std::shared_lock gate(core_.gate);
-    if (const MappedRegion* mapped = core_.table.find(task.demand_address)) {
-        const std::uint64_t page = mapped->page_of(task.demand_address);
-        mapped->change(page, PageState::filling, PageState::absent);
-        mapped->change(page, PageState::zeroing, PageState::removed);
-    }
-    task.demanded = false;
 }
 
 }  // namespace vmthaw

@@ -59,7 +59,7 @@ private:
               const FillContext& context, FillFailure& failure) noexcept;
     [[nodiscard]] Run find_run(const MappedRegion& mapped, std::uint64_t page, std::uint64_t max_pages,
                                bool demanded) const noexcept;
-    [[nodiscard]] ReadResult fetch(const Run& run, const FillContext& context) noexcept;
+    [[nodiscard]] ReadResult fetch(const Fetched& wanted, const FillContext& context) noexcept;
     Step copy_run(FillTask& task, const Run& run, const Fetched& fetched, const FillContext& context,
                   FillFailure& failure) noexcept;
     Step zero_run(FillTask& task, const Run& run, const FillContext& context, FillFailure& failure) noexcept;

@@ -245,7 +245,14 @@ void PagerSession::watch_peer() {
 void PagerSession::on_hang_up() {
     runtime_.control().unwatch(socket_.get());
     if (core_.pid_fd && !core_.pid_fd.has_exited()) {
-        log_line(LogLevel::warning, "pager", label_ + ": the VMM closed its socket but lives; it is served on");
+        // A process that dies closes its sockets first.
+        constexpr std::uint64_t kDyingNs = 500'000'000;
+        runtime_.control().call_after(kDyingNs, [self = shared_from_this()] {
+            if (!self->core_.closing.load() && !self->core_.pid_fd.has_exited()) {
+                log_line(LogLevel::warning, "pager",
+                         self->label_ + ": the VMM closed its socket but lives; it is served on");
+            }
+        });
     } else if (core_.pid_fd || LivenessChecker::for_adopted().check(core_.uffd) == Liveness::dead) {
         end(EndReason::vm_exited);
     }

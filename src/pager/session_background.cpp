@@ -158,7 +158,8 @@ void PagerSession::unregister_all() noexcept {
         try {
             core_.uffd.unregister_range(mapped.region.host_address, mapped.region.size);
         } catch (const SystemError& error) {
-            if (error.errno_value() != ENOMEM && error.errno_value() != ESRCH) {  // not simply gone
+            const int reason = error.errno_value();
+            if (reason != ENOMEM && reason != ESRCH && reason != EINVAL) {  // not simply gone
                 log_line(LogLevel::error, "pager", error.what());
             }
         }
