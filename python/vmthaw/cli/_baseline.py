@@ -1,8 +1,8 @@
 """Restoring without userfaultfd, timed in a process of its own.
 
 ``python -m vmthaw.cli._baseline KIND PATH PAGES COUNT SEED``: ``eager`` reads the whole file into anonymous memory
-first, ``mapping`` maps it privately. Then both touch what the other cases touch, a word a page, and compare every byte. Writes
-one JSON object.
+first, ``mapping`` maps it privately. Then both touch what the other cases touch, a word a page, and compare every byte.
+Writes one JSON object.
 """
 
 from __future__ import annotations

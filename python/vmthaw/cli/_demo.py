@@ -193,7 +193,7 @@ def _print(plan: Plan, size: int, zero_share: float, results: list[Result]) -> N
         f"{plan.working_set} random pages, then all in order",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    table.add_column("restored by")
+    table.add_column("restored by", no_wrap=True)
     table.add_column("handler")
     for name in ("hand-\nover ms", "first\ntouch", "working\nset", "all\ntouched", "faults", "pages", "zero\npages",
                  "touch\np50 us", "touch\np99 us", "CPU\nms"):  # fmt: skip
@@ -208,7 +208,7 @@ def _print(plan: Plan, size: int, zero_share: float, results: list[Result]) -> N
         table.add_row(result.name, result.handler, *(_cell(figure) for figure in figures), mark)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=132)
     console.print(table)
     if meaning := _meaning(results):
         console.print(meaning, highlight=False)
