@@ -112,6 +112,8 @@ def main(
             samples = run(cases, Bench(files), rounds, progress)
     found["load_average_at_end"] = report.load_average()
     whole = len(next(iter(samples.values())))
+    if not whole:
+        sys.exit(130)
     rows, goals = report.make_rows(cases, samples), report.goal_values(samples)
     found["rounds"] = whole
     report.show(console, found, rows, goals)
