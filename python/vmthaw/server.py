@@ -7,85 +7,29 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import threading
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from vmthaw import _core, _lifecycle
-from vmthaw._core import (
-    EndReason,
-    MemoryLayout,
-    PagerConfig,
-    PagerSession,
-    PagerStats,
-    PageSource,
-    Region,
-    SessionEventKind,
-)
-from vmthaw.errors import (
-    ForkedError,
-    IncompleteSessionsError,
-    PageFailedError,
-    StateError,
-    VmthawTimeoutError,
-    VmthawValueError,
-)
+from vmthaw._async_waiters import AsyncWaiters
+from vmthaw._core import MemoryLayout, PagerConfig, PagerSession, PagerStats, PageSource, Region, SessionEventKind
+from vmthaw._ending import StopMode, Taker, end_sessions, refuse_incomplete
+from vmthaw._limits import raise_descriptor_limit
+from vmthaw.errors import ForkedError, PageFailedError, StateError, VmthawTimeoutError, VmthawValueError
 from vmthaw.pager import PrewarmList
+from vmthaw.server_values import DetachedSession, Failure, HandoverInfo, SessionEvent
+
+__all__ = ["DetachedSession", "Failure", "HandoverInfo", "PageServer", "SessionEvent", "raise_descriptor_limit"]
 
 _log = logging.getLogger("vmthaw.server")
 
-StopMode = Literal["drain", "kill", "detach"]
-SourceFactory = Callable[["HandoverInfo"], PageSource]
+SourceFactory = Callable[[HandoverInfo], PageSource]
 
 
-@dataclass(frozen=True)
-class HandoverInfo:
-    """What a per-session source callable is told: ``number`` of the hand-over in this server, from 0."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class SessionEvent:
-    """Something that happened to a session. ``t_ns`` is CLOCK_MONOTONIC."""
-
-    t_ns: int
-    session: int
-    kind: SessionEventKind
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A hand-over that was refused (``session`` 0) or a session that failed. ``field`` names what was wrong."""
-
-    t_ns: int
-    session: int
-    text: str
-    field: str
-
-
-@dataclass(frozen=True)
-class DetachedSession:
-    """What a taker gets: ``fd`` (the userfaultfd, the taker's to close), the regions as mapped now, and for each region
-    its page states, a byte a page (0 absent, 2 present, 3 removed: zeros, 5 failed)."""
-
-    label: str
-    fd: int
-    regions: list[Region]
-    page_states: list[bytes]
-
-
-def raise_descriptor_limit() -> tuple[int, int]:
-    """Raises the soft limit on descriptors to the hard one (1000 VMs need 5000). Gives (soft, hard) afterwards."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
+def _guest_addresses(prewarm: PrewarmList | Iterable[int]) -> list[int]:
+    return list(prewarm.guest_addresses() if isinstance(prewarm, PrewarmList) else prewarm)
 
 
 class PageServer:
@@ -120,59 +64,39 @@ class PageServer:
             raise VmthawValueError(
                 "a PageServer needs a source: a PageSource, or a callable that gives one per session"
             )
-        self._init(
-            os.fspath(socket_path) if socket_path is not None else None,
-            source,
-            config or PagerConfig(),
-            layout or MemoryLayout.host(),
-            socket_fd,
-            owner_uid,
-            owner_gid,
-            required_uid,
-            handover_timeout,
-            prewarm,
-        )
         if socket_path is None and socket_fd is None:
             raise VmthawValueError("a PageServer needs socket_path or socket_fd; for a descriptor use PageServer.adopt")
-
-    def _init(
-        self,
-        socket_path: str | None,
-        source: PageSource | SourceFactory | None,
-        config: PagerConfig,
-        layout: MemoryLayout,
-        socket_fd: int | None,
-        owner_uid: int | None,
-        owner_gid: int | None,
-        required_uid: int | None,
-        handover_timeout: float,
-        prewarm: PrewarmList | Iterable[int],
-    ) -> None:
         raise_descriptor_limit()
+        config = config or PagerConfig()
         fixed = source if isinstance(source, PageSource) else None
-        self._factory: SourceFactory | None = None if source is None or isinstance(source, PageSource) else source
-        self._pid = os.getpid()
-        self._config = config
-        self._socket_path = socket_path or (f"fd {socket_fd}" if socket_fd is not None else "adopted")
-        self._lock = threading.Lock()
-        self._started = False
-        self._closed = False
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._handovers = 0
-        self._events: list[SessionEvent] = []
-        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._core = _core.PageServer(
-            socket_path=socket_path,
+        core = _core.PageServer(
+            socket_path=os.fspath(socket_path) if socket_path is not None else None,
             socket_fd=socket_fd,
             source=fixed,
             config=config,
-            layout=layout,
+            layout=layout or MemoryLayout.host(),
             owner_uid=owner_uid,
             owner_gid=owner_gid,
             required_uid=required_uid,
             handover_timeout=handover_timeout,
-            prewarm=list(prewarm.guest_addresses() if isinstance(prewarm, PrewarmList) else prewarm),
+            prewarm=_guest_addresses(prewarm),
         )
+        factory = None if isinstance(source, PageSource) else source
+        self._init(core, config, factory, os.fspath(socket_path) if socket_path is not None else f"fd {socket_fd}")
+
+    def _init(self, core: _core.PageServer, config: PagerConfig, factory: SourceFactory | None, name: str) -> None:
+        self._core = core
+        self._config = config
+        self._factory = factory
+        self._socket_path = name
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._started = False
+        self._closed = False
+        self._waiters = AsyncWaiters()
+        self._handovers = 0
+        self._events: list[SessionEvent] = []
+        self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     @classmethod
     def adopt(
@@ -194,8 +118,21 @@ class PageServer:
         page is taken for absent, and a page that the VM has given back would get the source's bytes again.
         Raises RegionError, VmthawValueError, VmthawOSError.
         """
+        config = config or PagerConfig()
+        core = _core.PageServer(
+            socket_path=None,
+            socket_fd=None,
+            source=source,
+            config=config,
+            layout=MemoryLayout.host(),
+            owner_uid=None,
+            owner_gid=None,
+            required_uid=None,
+            handover_timeout=5.0,
+            prewarm=_guest_addresses(prewarm),
+        )
         server = cls.__new__(cls)
-        server._init(None, source, config or PagerConfig(), MemoryLayout.host(), None, None, None, None, 5.0, prewarm)
+        server._init(core, config, None, "adopted")
         server.start()
         try:
             server._core.adopt(
@@ -250,7 +187,8 @@ class PageServer:
     def ready(self, timeout: float | None = None) -> None:
         """Waits until a VM is being served. Ends too when the server stops.
 
-        Raises VmthawTimeoutError, and PageFailedError when the first hand-over failed instead.
+        A hand-over that is refused does not end it: the next VM may be right. Raises VmthawTimeoutError, which names
+        the last failure, and PageFailedError when the server stopped after failures and without a VM.
         """
         self._wait(self._core.wait_ready, timeout, "no VM handed its memory over")
         if self._core.session_count == 0:
@@ -278,7 +216,7 @@ class PageServer:
         sessions: StopMode | None = None,
         *,
         timeout: float | None = None,
-        taker: Callable[[DetachedSession], object] | None = None,
+        taker: Taker | None = None,
     ) -> None:
         """Stops listening and serving. At any time, also twice and before a VMM came.
 
@@ -296,40 +234,14 @@ class PageServer:
         with self._lock:
             if self._closed:
                 return
-        live = self._core.sessions
-        incomplete = [session for session in live if session.missing_pages() > 0]
-        if incomplete and sessions is None:
-            names = ", ".join(session.label for session in incomplete)
-            error = IncompleteSessionsError(
-                f"{self!r} still serves {names}: stopping now would leave them without pages; "
-                "say stop(sessions='drain'), 'kill' or 'detach'"
-            )
-            error.sessions = names
-            raise error
+        if sessions is None:
+            refuse_incomplete(repr(self), self._core.sessions, self._core.waiting())
         self._core.stop_listening()
         limit = self._config.drain_timeout if timeout is None else timeout
-        self._end_sessions(sessions or "drain", limit, taker)
-        self._close()
-
-    def _end_sessions(self, mode: StopMode, timeout: float, taker: Callable[[DetachedSession], object] | None) -> None:
-        live = self._core.sessions
-        for session in live:
-            if mode == "kill":
-                session.kill()
-            elif mode == "drain":
-                session.drain(timeout)
-            elif taker is not None:
-                fd, regions, states = session._detach()
-                taker(DetachedSession(session.label, fd, regions, states))
-        # Twice the time: draining itself, and what the failure policy needs after it.
-        deadline = time.monotonic() + timeout + 10.0
-        for session in live:
-            if not session.wait(max(0.0, deadline - time.monotonic())):
-                _log.warning("%s: %s did not end in time and is served on until the process ends", self, session.label)
-            elif session.end_reason in (EndReason.failed, EndReason.killed) and mode == "drain":
-                _log.warning("%s: %s was not drained: %s", self, session.label, "; ".join(session.failures[-1:]))
+        end_sessions(repr(self), self._core.sessions, sessions or "drain", limit, taker)
         # The news of a session's end follow the end itself.
         self._core.wait_ended(1.0)
+        self._close()
 
     def _close(self) -> None:
         with self._lock:
@@ -404,7 +316,7 @@ class PageServer:
                 self._events.extend(news)
                 del self._events[:-4096]
             os.eventfd_write(self._event_fd, 1)
-        self._wake_waiters()
+        self._waiters.wake()
 
     def _provide_source(self, session: int) -> None:
         factory = self._factory
@@ -429,29 +341,17 @@ class PageServer:
         if not self._started:
             raise StateError(f"{self!r} has not been started")
         if not wait(timeout):
-            raise VmthawTimeoutError(errno.ETIMEDOUT, f"{self!r}: {what} within {timeout} s")
+            raise self._timed_out(what, timeout)
 
     async def _wait_async(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
         self._check_process()
-        waiter = (asyncio.get_running_loop(), asyncio.Event())
-        with self._lock:
-            self._waiters.append(waiter)
-        try:
-            async with asyncio.timeout(timeout):
-                while not done():
-                    await waiter[1].wait()
-                    waiter[1].clear()
-        except TimeoutError:
-            raise VmthawTimeoutError(errno.ETIMEDOUT, f"{self!r}: {what} within {timeout} s") from None
-        finally:
-            with self._lock:
-                self._waiters.remove(waiter)
+        if not await self._waiters.wait(done, timeout):
+            raise self._timed_out(what, timeout)
 
-    def _wake_waiters(self) -> None:
-        with self._lock:
-            for loop, event in self._waiters:
-                with contextlib.suppress(RuntimeError):  # a loop that was closed while we waited in it
-                    loop.call_soon_threadsafe(event.set)
+    def _timed_out(self, what: str, timeout: float | None) -> VmthawTimeoutError:
+        last = self.failures[-1:]
+        more = f"; last failure: {last[0].text}" if last else ""
+        return VmthawTimeoutError(errno.ETIMEDOUT, f"{self!r}: {what} within {timeout} s{more}")
 
     def _raise_failure(self, *, sessions_only: bool = False) -> None:
         failures = [failure for failure in self.failures if failure.session or not sessions_only]
