@@ -137,7 +137,7 @@ def ours(
             before = thread_cpu_ns(server.pid)
             report = _touch(vmm, bench.plan(pattern), cpus[toucher])
             cpu = (thread_cpu_ns(server.pid) - before) / 1e9
-            found = server.statistics()
+            found = server.settled_statistics()
             # Also what was filled around the touched pages (and, through the same server, all the rest).
             vmm.verify(only_touched=options.get("fill_mode") == "page", timeout=_TIMEOUT).check()
         sample = Sample(report.duration_ns / 1e9, report.touches, cpu, *percentiles(report.latencies_ns))
@@ -178,7 +178,7 @@ def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench],
             )
             seconds = time.perf_counter() - start
             cpu_seconds = (thread_cpu_ns(server.pid) - before) / 1e9
-            found = server.statistics()
+            found = server.settled_statistics()
             for report, vmm in zip(reports, host.vms, strict=True):
                 report.check()
                 vmm.verify(timeout=_TIMEOUT).check()
@@ -224,7 +224,7 @@ def beside_a_failing_page(failing: bool, *, fast: bool = False) -> Callable[[Ben
             others = np.random.default_rng(1).permutation(np.arange(1, bench.pages))[:count].tolist()
             # Slices of equal length, one a thread: the second waits for page 0 and then touches it again and again.
             report = vmm.touch([*others, *[0] * count], threads=2, verify=False, timeout=_TIMEOUT).check()
-            found = server.statistics()
+            found = server.settled_statistics()
             vmm.verify(timeout=_TIMEOUT).check()
         if failing and not found["source_failures"]:
             raise RuntimeError("the failing page did not fail once: the case measures nothing")

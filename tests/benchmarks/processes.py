@@ -110,6 +110,17 @@ class OurServer(JsonProcess):
         found: dict[str, int] = json.loads(self.line())
         return found
 
+    def settled_statistics(self, timeout: float = 5.0) -> dict[str, int]:
+        """Once they stand still: the last toucher goes on before its page is counted and the rest of a fill is done."""
+        deadline = time.monotonic() + timeout
+        found = self.statistics()
+        while time.monotonic() < deadline:
+            time.sleep(0.02)
+            previous, found = found, self.statistics()
+            if found == previous:
+                break
+        return found
+
     def wait_for_sessions(self, count: int, timeout: float = 10.0) -> None:
         """Until that many VMs are served. Raises RuntimeError when they are not in time."""
         deadline = time.monotonic() + timeout
