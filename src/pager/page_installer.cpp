@@ -26,7 +26,8 @@ constexpr std::uint64_t kWholeCheckNs = 1'000'000;
 const std::byte* huge_zeros() noexcept {
     static const Mapping zeros = [] {
         try {
-            return Mapping::map(kHugePage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, "mmap(zeros)");
+            return Mapping::map(kHugePage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+                                "mmap(zeros)");
         } catch (const Error&) {
             return Mapping();  // COPY from null then fails with EFAULT, and the fault by its policy
         }
@@ -53,10 +54,6 @@ FillResult PageInstaller::install(FillTask& task, const FillContext& context, Fi
     }
     while (task.pages > 0) {
         const Step next = step(task, task.host_address, task.pages, false, context, failure);
-        if (next.pages == 0 && next.result == FillResult::done) {
-            task.pages = 0;  // unmapped meanwhile
-            break;
-        }
         task.host_address += next.pages * task.page_size;
         task.pages -= std::min(task.pages, next.pages);
         if (next.result != FillResult::done) {
@@ -76,8 +73,9 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
         }
         const MappedRegion* mapped = core_.table.find(address);
         if (mapped == nullptr) {
+            // Unmapped meanwhile; the pages behind it may still be ours.
             core_.uffd.wake(address & ~(task.page_size - 1), task.page_size);
-            return {FillResult::done, demanded ? 1U : 0U};
+            return {FillResult::done, 1};
         }
         const std::uint64_t page = mapped->page_of(address);
         if (demanded && (task.flags & (kFaultWriteProtect | kFaultMinor)) != 0) {
@@ -85,11 +83,13 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
         }
         const Run run = find_run(*mapped, page, max_pages, demanded);
         if (run.pages == 0) {
-            // Present (or another fill's): nothing to do here, but whoever waits must look again.
-            if (demanded && mapped->state(page) == PageState::present) {
-                if (task.recheck) {
-                    return zero_run(task, {mapped, page, 1, PageClass::removed, true}, context, failure);
-                }
+            // Present (or another fill's): nothing to do here, but whoever waits must look again. An event may have
+            // taken the page from this fill, and with it the fault of a thread that had joined it.
+            const PageState state = mapped->state(page);
+            if (demanded && state == PageState::present && task.recheck) {
+                return zero_run(task, {mapped, page, 1, PageClass::removed, true}, context, failure);
+            }
+            if (demanded ? state == PageState::present : state == PageState::removed || state == PageState::absent) {
                 core_.uffd.wake(run.address(), mapped->region.page_size);
             }
             return {FillResult::done, 1};
@@ -104,7 +104,8 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
                 return {FillResult::need_source, 0};
             }
             // The gate is open while the source works, or a slow disk would hold up the VM's madvise.
-            // An event may change the table meanwhile, so nothing that points into it is used until the gate is ours again.
+            // An event may change the table meanwhile, so nothing that points into it is used until the gate is ours
+            // again.
             const FillFailure here = at(*mapped, page);
             fetched = {run.offset(), run.bytes()};
             gate.unlock();
@@ -180,8 +181,8 @@ PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, cons
     return conclude(task, run, core_.uffd.copy(run.address(), bytes, run.bytes()), context, failure);
 }
 
-// A file that was cut answers EFAULT behind its new end; only the page that the end now lies in would be taken for whole.
-// So once in a while is often enough: the question is a system call, and 5 % of a fault.
+// A file that was cut answers EFAULT behind its new end; only the page that the end now lies in would be taken for
+// whole. So once in a while is often enough: the question is a system call, and 5 % of a fault.
 ReadResult PageInstaller::check_whole(std::uint64_t now_ns) noexcept {
     const std::uint64_t last_ns = core_.whole_checked_ns.load(std::memory_order_relaxed);
     if (now_ns - last_ns < kWholeCheckNs) {
@@ -254,7 +255,8 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
                                       : zero_run(task, single, context, ignored);
                 return {step.result == FillResult::done ? FillResult::done : step.result, done + step.pages};
             }
-            // A drain has nothing to give here and must not wait for it; if it is ever ours again, it was mapped anew: zeros.
+            // A drain has nothing to give here and must not wait for it; if it is ever ours again, it was mapped anew:
+            // zeros.
             run.mapped->change(at_page, PageState::filling,
                                task.kind == FaultKind::prefetch ? PageState::removed : PageState::absent);
             run.mapped->change(at_page, PageState::zeroing, PageState::removed);
@@ -287,9 +289,8 @@ bool PageInstaller::is_absent_after_all(const Run& run, std::uint64_t page) cons
 
 PageInstaller::Step PageInstaller::answer_protected(const Run& run, std::uint8_t flags, FillFailure& failure) noexcept {
     const std::uint64_t page_size = run.mapped->region.page_size;
-    const FillOutcome outcome = (flags & kFaultMinor) != 0
-                                    ? core_.uffd.continue_range(run.address(), page_size)
-                                    : core_.uffd.write_protect(run.address(), page_size, 0);
+    const FillOutcome outcome = (flags & kFaultMinor) != 0 ? core_.uffd.continue_range(run.address(), page_size)
+                                                           : core_.uffd.write_protect(run.address(), page_size, 0);
     switch (outcome.status) {
         case FillStatus::done:
         case FillStatus::present:
