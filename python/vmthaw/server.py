@@ -120,16 +120,7 @@ class PageServer:
         """
         config = config or PagerConfig()
         core = _core.PageServer(
-            socket_path=None,
-            socket_fd=None,
-            source=source,
-            config=config,
-            layout=MemoryLayout.host(),
-            owner_uid=None,
-            owner_gid=None,
-            required_uid=None,
-            handover_timeout=5.0,
-            prewarm=_guest_addresses(prewarm),
+            socket_path=None, socket_fd=None, source=source, config=config, prewarm=_guest_addresses(prewarm)
         )
         server = cls.__new__(cls)
         server._init(core, config, None, "adopted")
@@ -150,8 +141,6 @@ class PageServer:
     def socket_path(self) -> str:
         """Where VMMs connect to."""
         return self._socket_path
-
-    # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
         """Starts listening: once it returns, a VMM may connect. Idempotent. Raises StateError after `stop`."""
@@ -261,8 +250,6 @@ class PageServer:
         with contextlib.suppress(AttributeError, OSError):
             os.close(self._event_fd)
 
-    # -- looking at it -------------------------------------------------------------------------------------------
-
     @property
     def sessions(self) -> list[PagerSession]:
         """The sessions that have not ended."""
@@ -302,8 +289,6 @@ class PageServer:
             events, self._events = self._events, []
         return events
 
-    # -- news from the core, on the drainer's thread ---------------------------------------------------------------
-
     def _on_events(self) -> None:
         news: list[SessionEvent] = []
         for t_ns, session, kind in self._core.take_events():
@@ -333,8 +318,6 @@ class PageServer:
         else:
             with contextlib.suppress(VmthawValueError):  # refused meanwhile: the server was stopped
                 self._core.provide_source(session, source)
-
-    # -- waiting ---------------------------------------------------------------------------------------------------
 
     def _wait(self, wait: Callable[[float | None], bool], timeout: float | None, what: str) -> None:
         self._check_process()

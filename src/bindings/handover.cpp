@@ -84,8 +84,9 @@ void register_handover(py::module_& module) {
     register_session(module);
     py::classh<PageServer>(module, "PageServer", "The core of vmthaw.PageServer: see there.")
         .def(py::init(&make_server), py::kw_only(), py::arg("socket_path"), py::arg("socket_fd"), py::arg("source"),
-             py::arg("config"), py::arg("layout"), py::arg("owner_uid"), py::arg("owner_gid"), py::arg("required_uid"),
-             py::arg("handover_timeout"), py::arg("prewarm"), Release())
+             py::arg("config"), py::arg("layout") = MemoryLayout::host(), py::arg("owner_uid") = py::none(),
+             py::arg("owner_gid") = py::none(), py::arg("required_uid") = py::none(), py::arg("handover_timeout") = 5.0,
+             py::arg("prewarm") = std::vector<std::uint64_t>{}, Release())
         .def("start", &PageServer::start, Release())
         .def("adopt", &adopt, py::arg("fd"), py::arg("regions"), py::arg("source"), py::arg("pidfd"), py::arg("label"),
              py::arg("page_states"), Release())
@@ -103,6 +104,7 @@ void register_handover(py::module_& module) {
                 return rows;
             },
             Release(), "(t_ns, session or 0, text, field) tuples; the last 256.")
+        .def("waiting", &PageServer::waiting, Release(), "Labels of the VMs that wait for their source.")
         .def_property_readonly("session_count", unlocked(&PageServer::session_count))
         .def_property_readonly("socket_path", &PageServer::socket_path)
         .def_property_readonly("listening", unlocked(&PageServer::listening))
@@ -134,8 +136,9 @@ void register_handover(py::module_& module) {
     module.def(
         "_threads", [] { return Runtime::instance().threads(); }, Release(),
         "Threads of the process's runtime: the same for one server and for a thousand.");
-    module.def("_shutdown_runtime", &shut_down_within, py::arg("timeout"), Release(),
-               "Ends the runtime's threads; for interpreter exit. False when one did not end within `timeout` seconds.");
+    module.def(
+        "_shutdown_runtime", &shut_down_within, py::arg("timeout"), Release(),
+        "Ends the runtime's threads; for interpreter exit. False when one did not end within `timeout` seconds.");
 }
 
 }  // namespace vmthaw::bindings
