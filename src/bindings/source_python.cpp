@@ -112,7 +112,11 @@ void register_python_source(py::module_& module) {
         .def(py::init(&make_source), py::arg("size"), py::arg("extents"), py::arg("name"), py::arg("timeout"),
              py::arg("max_queued"),
              "`extents`: None, or rows (offset, size, kind). `timeout` in seconds. Raises VmthawValueError.")
-        .def_property_readonly("requests", &PythonSource::requests, "The queue that Python threads serve.");
+        // By value and without the default policy for properties, which would let the queue keep the source alive:
+        // the threads hold the queue, and would then never see its end.
+        .def_property_readonly("requests",
+                               py::cpp_function([](const PythonSource& source) { return source.requests(); }),
+                               "The queue that Python threads serve. It does not keep the source alive.");
 }
 
 }  // namespace vmthaw::bindings

@@ -133,7 +133,7 @@ bool RequestQueue::finish(std::uint64_t id, const ReadResult& result, std::span<
     }
     State& state = *state_;
     std::unique_lock lock(state.mutex);
-    Waiter* waiter = state.find_taken(id);
+    Waiter* waiter = state.closed ? nullptr : state.find_taken(id);
     if (waiter == nullptr) {
         return false;
     }

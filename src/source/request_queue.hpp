@@ -37,7 +37,7 @@ public:
     // The oldest request not taken yet; none at the time-out or when closed.
     [[nodiscard]] std::optional<Request> next(std::chrono::milliseconds timeout) noexcept;
     // Copies the answer to the reader: fewer bytes than asked become short_read, more io_error(EMSGSIZE).
-    // False when the reader has given up; nothing is touched then.
+    // False when the reader has given up or the queue is closed; nothing is touched then.
     bool complete(std::uint64_t id, std::span<const std::byte> bytes) noexcept;
     bool fail(std::uint64_t id, int errno_value) noexcept;
 
