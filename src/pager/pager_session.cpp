@@ -13,6 +13,8 @@
 namespace vmthaw {
 namespace {
 
+constexpr std::uint64_t kHangUpGraceNs = 200'000'000;
+
 std::atomic<std::uint32_t> g_next_id{1};
 
 FailurePolicy choose_policy(const PagerConfig& config, const PidFd& pid_fd) {
@@ -244,18 +246,18 @@ void PagerSession::watch_peer() {
 
 void PagerSession::on_hang_up() {
     runtime_.control().unwatch(socket_.get());
-    if (core_.pid_fd && !core_.pid_fd.has_exited()) {
-        // A process that dies closes its sockets first.
-        constexpr std::uint64_t kDyingNs = 500'000'000;
-        runtime_.control().call_after(kDyingNs, [self = shared_from_this()] {
-            if (!self->core_.closing.load() && !self->core_.pid_fd.has_exited()) {
-                log_line(LogLevel::warning, "pager",
-                         self->label_ + ": the VMM closed its socket but lives; it is served on");
-            }
-        });
-    } else if (core_.pid_fd || LivenessChecker::for_adopted().check(core_.uffd) == Liveness::dead) {
-        end(EndReason::vm_exited);
+    if (!core_.pid_fd) {
+        if (LivenessChecker::for_adopted().check(core_.uffd) == Liveness::dead) {
+            end(EndReason::vm_exited);
+        }
+        return;
     }
+    // A dying process closes its socket before its pidfd tells: only one that still lives a moment later is odd.
+    runtime_.control().call_after(kHangUpGraceNs, [self = shared_from_this()] {
+        if (!self->core_.closing.load() && !self->core_.pid_fd.has_exited()) {
+            log_line(LogLevel::warning, "pager", self->label_ + ": the VMM closed its socket but lives; it is served on");
+        }
+    });
 }
 
 void PagerSession::end(EndReason reason) noexcept {

@@ -24,13 +24,33 @@ public:
     SessionGate& operator=(const SessionGate&) = delete;
 
     // Names as std::unique_lock and std::shared_lock expect them.
-    void lock() noexcept { ::pthread_rwlock_wrlock(&lock_); }
+    void lock() noexcept {
+        // Every worker wakes for every fault and one of them is late. A fill lasts about as long as this spin; a sleeper
+        // would cost whoever fills a system call to wake it, in the middle of a fault.
+        for (int i = 0; i < kSpins; ++i) {
+            if (try_lock()) {
+                return;
+            }
+            pause_processor();
+        }
+        ::pthread_rwlock_wrlock(&lock_);
+    }
     void unlock() noexcept { ::pthread_rwlock_unlock(&lock_); }
     bool try_lock() noexcept { return ::pthread_rwlock_trywrlock(&lock_) == 0; }
     void lock_shared() noexcept { ::pthread_rwlock_rdlock(&lock_); }
     void unlock_shared() noexcept { ::pthread_rwlock_unlock(&lock_); }
 
 private:
+    static constexpr int kSpins = 50;  // about 2 us
+
+    static void pause_processor() noexcept {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
+
     pthread_rwlock_t lock_{};
 };
 
