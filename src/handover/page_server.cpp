@@ -250,6 +250,16 @@ std::vector<std::shared_ptr<PagerSession>> PageServer::ended_sessions() const {
     return {ended_.begin(), ended_.end()};
 }
 
+std::vector<std::string> PageServer::waiting() const {
+    guard_.check("PageServer");
+    const std::lock_guard lock(mutex_);
+    std::vector<std::string> labels;
+    for (const auto& [number, vm] : waiting_) {
+        labels.push_back(vm.label);
+    }
+    return labels;
+}
+
 std::vector<ServerFailure> PageServer::failures() const {
     guard_.check("PageServer");
     const std::lock_guard lock(mutex_);

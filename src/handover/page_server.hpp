@@ -66,6 +66,7 @@ public:
 
     [[nodiscard]] std::vector<std::shared_ptr<PagerSession>> sessions() const;  // that have not ended
     [[nodiscard]] std::vector<std::shared_ptr<PagerSession>> ended_sessions() const;  // the last 64
+    [[nodiscard]] std::vector<std::string> waiting() const;  // labels of VMs that wait for provide_source()
     [[nodiscard]] std::vector<ServerFailure> failures() const;                       // the last 256
     [[nodiscard]] std::uint64_t session_count() const;  // that ever came
     [[nodiscard]] std::string socket_path() const;

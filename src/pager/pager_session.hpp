@@ -36,7 +36,7 @@ struct SessionOptions {
     UniqueFd socket;  // may be empty; kept open, its HUP is watched
     std::string label;
     std::vector<std::uint64_t> prewarm;  // guest addresses, installed before the first fault is read
-    std::vector<std::vector<std::uint8_t>> page_states;  // as in DetachedSession, by region; empty: all are absent
+    std::vector<std::vector<std::uint8_t>> page_states = {};  // as in DetachedSession, by region; empty: all are absent
 };
 
 // One VM's memory, served until the VM is gone or somebody says what else becomes of it. It is never closed with pages

@@ -40,8 +40,11 @@ def source(full_memory_file: Path) -> Iterator[FileSource]:
 
 
 @pytest.fixture
-def leaks_nothing() -> Iterator[Callable[[], None]]:
-    """Descriptors and threads are as before when the test has ended. `leaks_nothing()` begins the comparison anew."""
+def leaks_nothing(source: FileSource) -> Iterator[Callable[[], None]]:
+    """Descriptors and threads are as before when the test has ended. `leaks_nothing()` begins the comparison anew.
+
+    After `source`, whose file stays open as long as pytest holds it.
+    """
     before = left_behind()
 
     def again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy  # noqa: F401 - here, because it starts threads of its own when it is imported
+
 from tests.support.eventually import eventually
 from vmthaw import PageServer, PagerSession, PythonSource, _core
 
@@ -20,10 +23,10 @@ PAGES = 512
 
 def file_reader(path: Path) -> Callable[[int, int], bytes]:
     """A callable for `PythonSource` that reads `path`, with zeros behind its end."""
-    file = path.open("rb", buffering=0)
 
     def read(offset: int, size: int) -> bytes:
-        return os.pread(file.fileno(), size, offset).ljust(size, b"\0")
+        with path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset).ljust(size, b"\0")
 
     return read
 
@@ -89,6 +92,7 @@ def left_behind(before: tuple[int, int] | None = None) -> tuple[int, int]:
     """(descriptors, threads) without the runtime's own lanes, which grow and stay. Waits until no more than `before`."""
 
     def now() -> tuple[int, int]:
+        gc.collect()  # an exception that a test caught holds its frames, and they the server
         return descriptors(), sum(not name.startswith("vmthaw-source") for name in tasks().values())
 
     _core._threads()  # the runtime, and what belongs to it, is there from the first server on
