@@ -55,6 +55,15 @@ TEST_P(SourceFileShrink, APartialLastPageThatLosesBytesIsShortAndNotZeros) {
     EXPECT_EQ(source.read(kSize - kPage, page).status, ReadStatus::short_read);
 }
 
+TEST_P(SourceFileShrink, WhatIsLeftOfACutFileIsNotServedEither) {
+    FileSource source(file_.path(), 0, ShortPolicy::zero, GetParam());
+    file_.resize(10 * kPage);
+    std::vector<std::byte> page(kPage);
+    const ReadResult read = source.read(0, page);
+    EXPECT_EQ(read.status, ReadStatus::short_read) << "a file that was cut is no longer the snapshot";
+    EXPECT_EQ(read.got_bytes, kPage);
+}
+
 TEST_P(SourceFileShrink, AFileThatHasItsSizeBackIsServedAgain) {
     FileSource source(file_.path(), 0, ShortPolicy::zero, GetParam());
     file_.resize(kPage);

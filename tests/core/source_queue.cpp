@@ -1,11 +1,15 @@
 // RequestQueue and the source on top of it: readers on one side, the threads that answer on the other.
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <fstream>
 #include <optional>
+#include <string>
 #include <thread>
 
 #include "source/python_source.hpp"
@@ -171,13 +175,27 @@ TEST(SourceQueue, RacingAnswersTimeOutsAndCloseLoseNothing) {
     }
 }
 
+// Whether a thread of this process sleeps in the kernel.
+bool sleeps(pid_t thread) {
+    std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
+    std::string text;
+    std::getline(file, text);
+    const std::size_t name_end = text.rfind(')');
+    return name_end != std::string::npos && text.size() > name_end + 2 && text[name_end + 2] == 'S';
+}
+
 TEST(SourceQueue, IsInertInAForkedChildAlthoughItsThreadsWereWaiting) {
     auto queue = std::make_unique<RequestQueue>(8, milliseconds(60000));
+    std::atomic<pid_t> server_thread{0};
     std::thread server([&] {
+        server_thread = static_cast<pid_t>(::syscall(SYS_gettid));
         while (!queue->is_closed()) {
             static_cast<void>(queue->next(milliseconds(60000)));
         }
     });
+    while (server_thread == 0 || !sleeps(server_thread)) {
+        std::this_thread::yield();
+    }
     const pid_t child = ::fork();
     if (child == 0) {
         ::alarm(10);

@@ -45,6 +45,18 @@ TEST_F(SourceResidency, OpeningAndPreparingReadNothingThatWasNotAskedFor) {
     EXPECT_EQ(file_.resident_pages(0, kSize), 9U) << "the kernel read ahead on its own";
 }
 
+TEST_F(SourceResidency, ReadingFromTheStartOnDoesNotWakeTheKernelsReadAhead) {
+    for (const FileMode mode : {FileMode::mapped, FileMode::pread}) {
+        file_.evict();
+        FileSource source(file_.path(), 0, ShortPolicy::zero, mode);
+        std::vector<std::byte> page(kPage);
+        for (std::uint64_t index = 0; index < 4; ++index) {
+            ASSERT_TRUE(source.read(index * kPage, page).ok());
+        }
+        EXPECT_EQ(file_.resident_pages(0, kSize), 4U);
+    }
+}
+
 TEST_F(SourceResidency, PreparesSeveralMegabytesInOneCall) {
     FileSource source(file_.path());
     ASSERT_TRUE(source.prepare(0, kSize).ok());
