@@ -50,10 +50,10 @@ TEST_F(SourceResidency, ReadingFromTheStartOnDoesNotWakeTheKernelsReadAhead) {
         file_.evict();
         FileSource source(file_.path(), 0, ShortPolicy::zero, mode);
         std::vector<std::byte> page(kPage);
-        for (std::uint64_t index = 0; index < 4; ++index) {
+        for (std::uint64_t index = 0; index < 16; ++index) {
             ASSERT_TRUE(source.read(index * kPage, page).ok());
         }
-        EXPECT_EQ(file_.resident_pages(0, kSize), 4U);
+        EXPECT_EQ(file_.resident_pages(0, kSize), 16U);
     }
 }
 
