@@ -27,6 +27,8 @@ class Output:
     A pipe that is full, or whose reader has gone, must not keep a server from its VMs.
     """
 
+    live = False  # whether `refresh` shows anything
+
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._lines: queue.Queue[str | None] = queue.Queue(_CAPACITY_LINES)
@@ -94,6 +96,7 @@ class PlainOutput(Output):
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+        self._last_status = ""
 
     def event(self, kind: str, text: str, **fields: Any) -> None:
         """The sentence, with what is serious marked."""
@@ -102,12 +105,16 @@ class PlainOutput(Output):
         self.put(f"{time.strftime('%H:%M:%S')} {mark}{text}")
 
     def status(self, text: str, fields: Mapping[str, Any]) -> None:
-        """The sentence."""
-        self.event("stats", text)
+        """The sentence, when it is news."""
+        if text != self._last_status:
+            self._last_status = text
+            self.event("stats", text)
 
 
 class LiveOutput(PlainOutput):
     """For a terminal: the lines, and below them one that is always up to date."""
+
+    live = True
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
+from vmthaw import PageServer, SessionEvent
 from vmthaw.cli._errors import Exit, sentence_of
 from vmthaw.cli._output import Output
 from vmthaw.cli._systemd import notify
 from vmthaw.cli._values import format_size
 from vmthaw.errors import VmthawError
 from vmthaw.pager import EndReason, FailurePolicy, PagerSession, PagerStats, SessionEventKind, SessionState
-from vmthaw.server import PageServer, SessionEvent
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REFRESH_S = 0.25
@@ -96,7 +96,8 @@ class ServeLoop:
             self._obey_signals()
             self._take_events()
             self._say_failures()
-            self._output.refresh(self._status_line())
+            if self._output.live:
+                self._output.refresh(self._status_line())
             if self._stopper is not None:
                 if not self._stopper.is_alive():
                     break

@@ -75,6 +75,18 @@ def test_every_line_is_json_and_tells_the_story(memory: Path, tmp_socket: Path) 
         assert serving.errors == []
 
 
+def test_pages_asked_for_are_there_first(memory: Path, tmp_socket: Path) -> None:
+    options = ("--prewarm", "0x1234", "--prewarm", "65536", "--layout", "x86_64", "--mode", "pread", "--once")
+    with Serving(tmp_socket, memory, *options, "--fill-mode", "page", "--failure-policy", "poison") as serving:
+        with FakeVmm(memory) as vmm:
+            vmm.handover(tmp_socket)
+            serving.until("connected")
+            eventually(lambda: vmm.resident_pages == 2)
+            vmm.verify(only_touched=False).check()
+        assert serving.wait() == Exit.OK
+        assert serving.named("closed")[0]["stats"]["prewarmed"] == 2
+
+
 def test_two_vms_at_once_and_one_after_them(memory: Path, tmp_socket: Path) -> None:
     with Serving(tmp_socket, memory) as serving:
         with FakeVmm(memory) as one, FakeVmm(memory) as two:
