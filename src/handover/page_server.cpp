@@ -29,7 +29,17 @@ PageServer::~PageServer() {
         return;
     }
     // Python's close() ran long ago, or nothing ever started: callbacks hold a shared_ptr to us.
-    for (const auto& [id, session] : sessions_) {
+    // A session may be telling us of its end right now; set_observer() waits for that, and must not hold the lock it
+    // needs.
+    std::vector<std::shared_ptr<PagerSession>> all;
+    {
+        const std::lock_guard lock(mutex_);
+        for (const auto& [id, session] : sessions_) {
+            all.push_back(session);
+        }
+        all.insert(all.end(), ended_.begin(), ended_.end());
+    }
+    for (const std::shared_ptr<PagerSession>& session : all) {
         session->set_observer(nullptr);
     }
 }
@@ -289,9 +299,8 @@ bool PageServer::wait_ready(std::chrono::milliseconds timeout) {
 bool PageServer::wait_ended(std::chrono::milliseconds timeout) {
     guard_.check("PageServer");
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, timeout, [this] {
-        return sessions_.empty() && waiting_.empty() && (session_count_ > 0 || !listening_);
-    });
+    return changed_.wait_for(
+        lock, timeout, [this] { return sessions_.empty() && waiting_.empty() && (session_count_ > 0 || !listening_); });
 }
 
 void PageServer::stop_listening() {

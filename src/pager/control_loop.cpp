@@ -7,6 +7,7 @@
 #include <future>
 
 #include "base/clock.hpp"
+#include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/thread.hpp"
 
@@ -42,11 +43,18 @@ void ControlLoop::stop() noexcept {
         thread_.join();
     }
     obey();  // whoever waits in run_and_wait() must wake
+    std::vector<Callback> dropped;  // destroyed outside the lock: who knows what a callback holds the last reference to
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    dropped.swap(posted_);
 }
 
 void ControlLoop::post(Callback callback) {
     {
         const std::lock_guard lock(mutex_);
+        if (ended_) {
+            return;
+        }
         posted_.push_back(std::move(callback));
     }
     wake_.signal();
@@ -55,7 +63,7 @@ void ControlLoop::post(Callback callback) {
 void ControlLoop::run_and_wait(const Callback& callback) {
     auto done = std::make_shared<std::promise<void>>();
     std::future<void> future = done->get_future();
-    post([done, callback] {
+    post([done = std::move(done), callback] {
         try {
             callback();
             done->set_value();
@@ -63,7 +71,11 @@ void ControlLoop::run_and_wait(const Callback& callback) {
             done->set_exception(std::current_exception());
         }
     });
-    future.get();
+    try {
+        future.get();
+    } catch (const std::future_error&) {
+        throw StateError("the control thread has ended");  // before it came to this
+    }
 }
 
 void ControlLoop::watch(int fd, std::uint32_t events, std::function<void(std::uint32_t)> callback) {
@@ -82,7 +94,7 @@ void ControlLoop::unwatch(int fd) noexcept {
 
 ControlLoop::TimerId ControlLoop::call_after(std::uint64_t delay_ns, Callback callback) {
     const TimerId id = next_timer_++;
-    timers_.emplace(std::pair{monotonic_ns() + delay_ns, id}, std::move(callback));
+    timers_.emplace(std::pair{deadline_ns(delay_ns), id}, std::move(callback));
     return id;
 }
 

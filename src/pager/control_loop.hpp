@@ -29,7 +29,8 @@ public:
     ControlLoop& operator=(const ControlLoop&) = delete;
 
     void post(Callback callback);
-    // Runs `callback` there and waits for its end. Rethrows what it throws. Never call it on the control thread.
+    // Runs `callback` there and waits for its end. Rethrows what it throws;
+    // StateError when the loop has been stopped. Never call it on the control thread.
     void run_and_wait(const Callback& callback);
 
     // Calls `callback` whenever `fd` has one of the poll(2) `events` (EPOLLIN, EPOLLRDHUP, ...). Throws SystemError.
@@ -54,6 +55,7 @@ private:
     EventFd wake_;
     std::mutex mutex_;
     std::vector<Callback> posted_;
+    bool ended_ = false;  // what is posted now is dropped
     std::unordered_map<int, std::shared_ptr<Watch>> watches_;
     std::map<std::pair<std::uint64_t, TimerId>, Callback> timers_;
     TimerId next_timer_ = 1;

@@ -24,7 +24,8 @@ FailurePolicy choose_policy(const PagerConfig& config, const PidFd& pid_fd) {
             return can_kill ? FailurePolicy::kill : FailurePolicy::poison;
         case FailurePolicy::kill:
             if (!can_kill) {
-                throw ArgumentError("failure_policy kill needs the pidfd of a VMM that is not this process; use poison");
+                throw ArgumentError(
+                    "failure_policy kill needs the pidfd of a VMM that is not this process; use poison");
             }
             return FailurePolicy::kill;
         case FailurePolicy::poison:
@@ -110,26 +111,20 @@ void PagerSession::start() {
 }
 
 void PagerSession::begin_serving() {
+    std::optional<std::uint64_t> drain_ns;
     {
+        // Attached under the lock, or end() could come between, detach nobody, and close what the workers then look at.
         const std::lock_guard lock(mutex_);
         if (state_ != SessionState::preparing) {
             return;
         }
         state_ = SessionState::serving;
+        drain_ns = drain_wanted_ns_;
+        runtime_.attach(std::static_pointer_cast<WorkerClient>(shared_from_this()), core_.config.placement,
+                        core_.config.cpu, core_.config.poll_interval_ns);
     }
     changed_.notify_all();
-    runtime_.attach(std::static_pointer_cast<WorkerClient>(shared_from_this()), core_.config.placement,
-                    core_.config.cpu, core_.config.poll_interval_ns);
-    std::optional<std::uint64_t> drain_ns;
-    bool ended = false;
-    {
-        const std::lock_guard lock(mutex_);
-        drain_ns = drain_wanted_ns_;
-        ended = pending_end_ != EndReason::none;
-    }
-    if (ended) {
-        runtime_.detach(this, [] {});  // it ended before it was attached, so that nobody has detached it since
-    } else if (drain_ns) {
+    if (drain_ns) {
         drain(*drain_ns);
     }
 }
@@ -236,7 +231,8 @@ void PagerSession::watch_peer() {
     }
     const std::shared_ptr<PagerSession> self = shared_from_this();
     if (core_.pid_fd) {
-        runtime_.control().watch(core_.pid_fd.fd(), EPOLLIN, [self](std::uint32_t) { self->end(EndReason::vm_exited); });
+        runtime_.control().watch(core_.pid_fd.fd(), EPOLLIN,
+                                 [self](std::uint32_t) { self->end(EndReason::vm_exited); });
     }
     if (socket_) {
         // Not EPOLLIN: what a VMM may say later is not for us, and unread bytes would wake us for ever.
@@ -255,7 +251,8 @@ void PagerSession::on_hang_up() {
     // A dying process closes its socket before its pidfd tells: only one that still lives a moment later is odd.
     runtime_.control().call_after(kHangUpGraceNs, [self = shared_from_this()] {
         if (!self->core_.closing.load() && !self->core_.pid_fd.has_exited()) {
-            log_line(LogLevel::warning, "pager", self->label_ + ": the VMM closed its socket but lives; it is served on");
+            log_line(LogLevel::warning, "pager",
+                     self->label_ + ": the VMM closed its socket but lives; it is served on");
         }
     });
 }
@@ -312,11 +309,17 @@ void PagerSession::release_resources() noexcept {
     }
     const std::lock_guard gate(core_.gate);
     core_.uffd.release().reset();
+    const std::lock_guard lock(mutex_);
+    core_.pid_fd = PidFd(UniqueFd(), core_.pid_fd.pid());
     core_.table = PageTable(std::vector<Region>{});
 }
 
 void PagerSession::kill() {
     guard_.check("PagerSession");
+    const std::lock_guard lock(mutex_);  // or the descriptor could be closed, and be another VM's, beside us
+    if (!core_.pid_fd && pending_end_ != EndReason::none) {
+        return;
+    }
     if (!core_.pid_fd || core_.pid_fd.pid() == ::getpid()) {
         throw StateError(label_ + ": there is no pidfd of a foreign VMM to kill; drain or detach instead");
     }

@@ -253,7 +253,8 @@ DetachedSession PagerSession::detach() {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));  // parked fills find it closing when they are due
     }
     DetachedSession detached;
-    wake_everybody();  // faults that were read but not answered come again, for the taker
+    wake_everybody();                        // faults that were read but not answered come again, for the taker
+    const std::lock_guard gate(core_.gate);  // a background fill may only just find out
     for (const MappedRegion& mapped : core_.table.regions()) {
         detached.regions.push_back(mapped.region);
         std::vector<std::uint8_t>& states = detached.page_states.emplace_back();
@@ -268,15 +269,17 @@ DetachedSession PagerSession::detach() {
     return detached;
 }
 
-void PagerSession::check() noexcept {
-    runtime_.source_lane().submit({shared_from_this(), LaneWork::check, {}});
-}
+void PagerSession::check() noexcept { runtime_.source_lane().submit({shared_from_this(), LaneWork::check, {}}); }
 
 void PagerSession::check_registration() noexcept {
     if (core_.closing.load()) {
         return;
     }
-    if (!core_.pid_fd && LivenessChecker::for_adopted().check(core_.uffd) == Liveness::dead) {
+    const auto is_dead = [this] {
+        const std::shared_lock gate(core_.gate);
+        return !core_.closing.load() && LivenessChecker::for_adopted().check(core_.uffd) == Liveness::dead;
+    };
+    if (!core_.pid_fd && is_dead()) {
         end(EndReason::vm_exited);
         return;
     }

@@ -76,8 +76,8 @@ void PagerSession::execute(FillTask task, const FillContext& context) noexcept {
         case FillResult::failed:
             installer_.abandon_rest(task);
             if (task.demanded) {
-                fail_page(task, "page " + hex(failure.host_address) + ": the kernel refused to install it: " +
-                                    errno_text(failure.errno_value));
+                fail_page(task, "page " + hex(failure.host_address) +
+                                    ": the kernel refused to install it: " + errno_text(failure.errno_value));
             } else {
                 finish(task);
             }
@@ -96,8 +96,8 @@ void PagerSession::defer(FillTask task, bool to_source_lane, std::uint64_t delay
         if (in_flight_.fetch_add(1) >= core_.config.max_in_flight) {
             // Bounded memory: forget this one. Its thread sleeps until finish() wakes everybody, then faults again.
             bump(core_.counters.overflowed);
-            overflowed_.store(true);
             installer_.abandon(task);
+            overflowed_.store(true);  // after the abandon: a wake in between would come too early for its thread
             release_slot();
             return;
         }
@@ -188,7 +188,11 @@ void PagerSession::fail_page(FillTask task, const std::string& why) noexcept {
 
 void PagerSession::kill_vm() noexcept {
     kill_sent_.store(true);
-    const int error_number = core_.pid_fd.send_signal(SIGKILL);
+    int error_number = 0;
+    {
+        const std::lock_guard lock(mutex_);  // as in kill()
+        error_number = core_.pid_fd ? core_.pid_fd.send_signal(SIGKILL) : 0;
+    }
     if (error_number != 0 && error_number != ESRCH) {
         add_failure("the VM could not be killed: " + errno_text(error_number));
     }

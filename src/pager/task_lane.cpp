@@ -1,5 +1,6 @@
 #include "pager/task_lane.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/clock.hpp"
@@ -10,6 +11,7 @@ namespace vmthaw {
 namespace {
 
 constexpr std::size_t kBounceBytes = 2U << 20U;
+constexpr std::uint64_t kLongestWaitNs = 3'600'000'000'000;
 
 bool is_background(const LaneTask& task) noexcept {
     return task.work != LaneWork::fill && task.work != LaneWork::prewarm;
@@ -37,12 +39,13 @@ void TaskLane::submit(LaneTask task, std::uint64_t delay_ns) noexcept {
             return;
         }
         if (delay_ns > 0) {
-            delayed_.push({monotonic_ns() + delay_ns, order_++, std::move(task)});
+            delayed_.push({deadline_ns(delay_ns), order_++, std::move(task)});
         } else {
             (is_background(task) ? background_ : demand_).push_back(std::move(task));
-            if (idle_ == 0 && threads_.size() < options_.max_threads) {
-                start_thread_locked();
-            }
+        }
+        // For delayed ones too: all who are busy may be blocked in one client's source when it becomes due.
+        if (idle_ == 0 && threads_.size() < options_.max_threads) {
+            start_thread_locked();
         }
     } catch (const std::exception& error) {
         // Out of memory or of threads: the threads there are will come to it, or the fault is lost loudly.
@@ -135,7 +138,7 @@ void TaskLane::work() noexcept {
             const std::uint64_t due_ns = delayed_.top().due_ns;
             const std::uint64_t now_ns = monotonic_ns();
             if (due_ns > now_ns) {
-                wake_.wait_for(lock, std::chrono::nanoseconds(due_ns - now_ns));
+                wake_.wait_for(lock, std::chrono::nanoseconds(std::min(due_ns - now_ns, kLongestWaitNs)));
             }
         }
         --idle_;

@@ -75,11 +75,9 @@ private:
 class Latch {
 public:
     void open() {
-        {
-            const std::lock_guard lock(mutex_);
-            open_ = true;
-        }
-        changed_.notify_all();
+        const std::lock_guard lock(mutex_);
+        open_ = true;
+        changed_.notify_all();  // under the lock: whoever waits may destroy this at once
     }
     void wait() {
         std::unique_lock lock(mutex_);
@@ -87,6 +85,7 @@ public:
         changed_.wait_for(lock, 20s, [this] { return open_; });
         --waiting_;
     }
+    ~Latch() { const std::lock_guard lock(mutex_); }
     [[nodiscard]] int waiting() const {
         const std::lock_guard lock(mutex_);
         return waiting_;
