@@ -318,7 +318,9 @@ def _shut_down_runtime() -> None:
         return  # nothing has started them
     try:
         if not _core._shutdown_runtime(_JOIN_S) and sys.stderr is not None:
-            print(f"vmthaw: a page source has held up a thread for {_JOIN_S:.0f} s; exiting without it", file=sys.stderr)
+            print(
+                f"vmthaw: a page source has held up a thread for {_JOIN_S:.0f} s; exiting without it", file=sys.stderr
+            )
     except BaseException:
         _report("ending the core's threads failed")
 

@@ -51,7 +51,7 @@ class PrewarmList:
     """Guest addresses whose pages are fetched and installed before the VM's first fault is read. A plain value.
 
     `pages` is kept as given, in order. Each address is aligned down to its page when it is used; each page counts in
-    `faults` and in `prewarmed`. `kernel_text_span` (bytes) widens the first of them to the aligned neighbourhood of that
+    `faults` and in `prewarmed`. `kernel_text_span` (bytes) widens the first one to the aligned neighbourhood of that
     size, a power of two of at least one page; 0 is the page alone.
     """
 
@@ -65,7 +65,9 @@ class PrewarmList:
                 raise VmthawValueError(f"a guest address must be from 0 to 2**64 - 1, got {address}")
         span = kernel_text_span
         if span != 0 and (span < _PAGE_BYTES or span & (span - 1)):
-            raise VmthawValueError(f"kernel_text_span must be 0 or a power of two of at least {_PAGE_BYTES}, got {span}")
+            raise VmthawValueError(
+                f"kernel_text_span must be 0 or a power of two of at least {_PAGE_BYTES}, got {span}"
+            )
         object.__setattr__(self, "pages", given)
         object.__setattr__(self, "kernel_text_span", span)
 

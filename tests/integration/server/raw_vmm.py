@@ -6,6 +6,7 @@ with the GIL released (read() into a pipe from guest memory), so that a missing 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -245,8 +246,6 @@ class RawVmm:
 
 
 def with_suppressed_shutdown(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     connection.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy  # noqa: F401 - here, because it starts threads of its own when it is imported
 
 from tests.support.eventually import eventually
-from vmthaw import PageServer, PagerSession, PythonSource, _core
+from vmthaw import PagerSession, PageServer, PythonSource, _core
 
 PAGES = 512
 
@@ -89,7 +89,7 @@ def tasks() -> dict[int, str]:
 
 
 def left_behind(before: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(descriptors, threads) without the runtime's own lanes, which grow and stay. Waits until no more than `before`."""
+    """(descriptors, threads but for the lanes, which grow and stay). Waits until they are no more than `before`."""
 
     def now() -> tuple[int, int]:
         gc.collect()  # an exception that a test caught holds its frames, and they the server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -16,8 +17,8 @@ import pytest
 from tests.integration.server.support import PAGES, descriptors, failure_texts, tasks
 from tests.support.eventually import eventually
 from vmthaw import FailurePolicy, FileSource, PagerConfig, PageServer, UserfaultfdFactory
-from vmthaw.errors import VmthawError
-from vmthaw.testing import FakeVmm
+from vmthaw.errors import PageFailedError, VmthawError, VmthawTimeoutError
+from vmthaw.testing import FakeVmm, FakeVmmDiedError
 
 
 def serves_on(server: PageServer, path: Path) -> None:
@@ -80,7 +81,11 @@ def region(**changes: object) -> str:
         ({"text": region(size=1.5)}, "regions[0].size", "size"),
         ({"text": region(page_size=4095, page_size_kib=4095)}, "regions[0].page_size", "power of two"),
         ({"text": region(page_size_kib=8192)}, "regions[0].page_size_kib", "contradicts"),
-        ({"text": region(base_host_virt_addr=(1 << 64) - 4096)}, "regions[0].size", "past the end of the address space"),
+        (
+            {"text": region(base_host_virt_addr=(1 << 64) - 4096)},
+            "regions[0].size",
+            "past the end of the address space",
+        ),
         ({"text": region(base_host_virt_addr=123)}, None, "align"),
         ({"text": region(offset=1 << 40)}, None, "cover"),
         ({"text": region(page_size=16384, page_size_kib=16384)}, None, "16384"),
@@ -175,6 +180,27 @@ def test_vm_whose_regions_cannot_be_served_does_not_run_on(
         assert "cover" in failure_texts(server)
 
 
+@pytest.mark.parametrize("wrong", ["raises", "gives nonsense"])
+def test_vm_whose_source_callable_fails_is_killed(
+    wrong: str, source: FileSource, full_memory_file: Path, tmp_socket: Path
+) -> None:
+    def choose(_info: object) -> FileSource:
+        if wrong == "raises":
+            raise LookupError("no such snapshot")
+        return None  # type: ignore[return-value]
+
+    with PageServer(tmp_socket, choose) as server, FakeVmm(full_memory_file) as vmm:
+        with contextlib.suppress(FakeVmmDiedError):  # so quickly that it cannot say that it has handed over
+            vmm.handover(tmp_socket)
+        eventually(lambda: not vmm.alive)
+        eventually(lambda: server.failures)
+        assert server.failures[0].field == "source"
+        assert ("no such snapshot" if wrong == "raises" else "not a PageSource") in failure_texts(server)
+        assert f"pid {vmm.pid}" in failure_texts(server)
+        with pytest.raises((PageFailedError, VmthawTimeoutError)):
+            server.ready(0.2)
+
+
 def test_kill_without_a_foreign_pid_is_refused_by_name(source: FileSource, tmp_socket: Path) -> None:
     """This process hands over to its own server and asks for kill: it must not be killed."""
     config = PagerConfig(failure_policy=FailurePolicy.kill)
@@ -239,16 +265,18 @@ def test_thousand_handovers_with_random_odd_cases_leak_nothing(
             for _ in range(count):
                 with UserfaultfdFactory().create() as uffd:
                     one_odd_handover(tmp_socket, uffd.fileno(), choice)
-            eventually(lambda: not server._core.sessions or all(s.state.name == "serving" for s in server.sessions))
+            eventually(all_drained, 20)
+
+        def all_drained() -> bool:
             for session in server.sessions:
-                session.drain(5)
-            eventually(lambda: not server.sessions, 20)  # there is nothing to fill: nothing is registered
+                session.drain(5)  # there is nothing to fill: nothing is registered
+            return not server.sessions
 
         hand_over(100)
         before = (descriptors(), len(tasks()), rss())
         for _ in range(9):
             hand_over(100)
-        eventually(lambda: descriptors() <= before[0])
+        eventually(lambda: all_drained() and descriptors() <= before[0])
         assert len([name for name in tasks().values() if not name.startswith("vmthaw-source")]) <= before[1]
         assert rss() - before[2] < 8 << 20
         assert len(server.failures) == 256
