@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def demo(size: int, keep: Path | None, as_json: bool, mutant: Mutant | None) -> 
     check_userfaultfd()
     _check_room(size)
     chosen = [mutant_case(mutant)] if mutant else cases()
-    with _directory(keep) as directory:
+    with _terminable(), _directory(keep) as directory:
         memory_path = directory / "memory.bin"
         working_set = max(1, int(pages * _WORKING_SET_SHARE))
         plan = Plan(memory_path, pages, working_set, _SEED, directory)
@@ -77,6 +78,18 @@ def demo(size: int, keep: Path | None, as_json: bool, mutant: Mutant | None) -> 
     for result in wrong:
         say_error(f"vmthaw demo: verification failed: {result.name}: {result.problem}")
     return Exit.FAILED if wrong else Exit.OK
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, so that it leaves no memory file behind."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -173,9 +186,9 @@ def _meaning(results: list[Result]) -> str:
     return (
         "Times are in ms from the beginning of the hand-over. vmthaw's default plan took "
         f"{working_set} times as long as the textbook loop to the end of the working set, and {everything} times to "
-        f"everything. Reading all of the file first delays the first touch ({eager_first} against {ours_first} ms) and "
-        f"then costs nothing more ({_cell(eager.all_touched_ms)} ms in all). The file was warm in the local page cache, "
-        f"and there a private mapping wins: vmthaw took {against_mapping} times as long. If your snapshots are like "
+        f"everything. Reading all of the file first delays the first touch ({eager_first} against {ours_first} ms), "
+        f"then costs nothing more ({_cell(eager.all_touched_ms)} ms in all). The file was warm in the page cache, and "
+        f"there a private mapping wins: vmthaw took {against_mapping} times as long. If your snapshots are like "
         "that, map them; userfaultfd is for remote, compressed and layered memory, 2 MiB pages, and seeing what a "
         "guest touches (README: When not to use it). One round each, beside whatever else this machine does: "
         "`make bench` has medians."
