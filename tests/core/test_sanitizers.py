@@ -25,7 +25,7 @@ def without_address_randomization() -> list[str]:
     return prefix if allowed else []
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("preset", OPTIONS)
 def test_core_tests_pass_under_sanitizers(preset: str) -> None:
     build = subprocess.run(
@@ -40,7 +40,7 @@ def test_core_tests_pass_under_sanitizers(preset: str) -> None:
         gtest.executable(preset),
         prefix=without_address_randomization() if preset == "tsan" else [],
         environment=OPTIONS[preset],
-        timeout=400,
+        timeout=900,
     )
     assert result.ok, f"{result.failed or f'status {result.status}'}\n{result.output}"
     if result.skipped:
