@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, module) {
     register_pager(module);
     register_handover_message(module);
     register_handover(module);
+    register_trace(module);  // adds to the PagerSession of the line above
     register_testing(module);
 }

@@ -1,0 +1,81 @@
+#include <pybind11/numpy.h>
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "pager/pager_session.hpp"
+#include "trace/fault_record.hpp"
+
+// GIL and locking: records are taken from the ring (no lock) with the GIL released, then wrapped with it held.
+namespace vmthaw::bindings {
+namespace {
+
+py::dtype record_dtype() {
+    py::list names;
+    py::list formats;
+    py::list offsets;
+    const auto field = [&](const char* name, const char* format, std::size_t offset) {
+        names.append(py::str(name));
+        formats.append(py::str(format));
+        offsets.append(offset);
+    };
+    field("t_fault_ns", "<u8", offsetof(FaultRecord, t_fault_ns));
+    field("t_fetched_ns", "<u8", offsetof(FaultRecord, t_fetched_ns));
+    field("t_installed_ns", "<u8", offsetof(FaultRecord, t_installed_ns));
+    field("guest_address", "<u8", offsetof(FaultRecord, guest_address));
+    field("offset", "<u8", offsetof(FaultRecord, offset));
+    field("session", "<u4", offsetof(FaultRecord, session));
+    field("pages", "<u4", offsetof(FaultRecord, pages));
+    field("tid", "<i4", offsetof(FaultRecord, tid));
+    field("region", "<u2", offsetof(FaultRecord, region));
+    field("handler", "<u2", offsetof(FaultRecord, handler));
+    field("page_size_log2", "u1", offsetof(FaultRecord, page_size_log2));
+    field("flags", "u1", offsetof(FaultRecord, flags));
+    field("kind", "u1", offsetof(FaultRecord, kind));
+    field("page_class", "u1", offsetof(FaultRecord, page_class));
+    field("outcome", "u1", offsetof(FaultRecord, outcome));
+    field("source", "u1", offsetof(FaultRecord, source));
+    field("layer", "u1", offsetof(FaultRecord, layer));
+    return py::dtype(names, formats, offsets, static_cast<py::ssize_t>(sizeof(FaultRecord)));
+}
+
+// The array is the vector's own memory; the capsule frees it with the last view.
+py::array take_records(const PagerSession& session, std::size_t limit) {
+    auto records = std::make_unique<std::vector<FaultRecord>>();
+    {
+        const py::gil_scoped_release release;
+        if (TraceRing* ring = session.trace()) {
+            ring->drain(*records, limit);
+        }
+    }
+    const auto count = static_cast<py::ssize_t>(records->size());
+    const void* data = records->data();
+    const py::dtype dtype = record_dtype();
+    const py::capsule owner(records.release(),
+                            [](void* pointer) { delete static_cast<std::vector<FaultRecord>*>(pointer); });
+    return py::array(dtype, {count}, {static_cast<py::ssize_t>(sizeof(FaultRecord))}, data, owner);
+}
+
+std::uint64_t dropped_records(const PagerSession& session) {
+    return session.trace() == nullptr ? 0 : session.trace()->dropped();
+}
+
+}  // namespace
+
+void register_trace(py::module_& module) {
+    // PagerSession is registered with the servers that make it; what it records is told here.
+    const py::object session = module.attr("PagerSession");
+    session.attr("_take_records") = py::cpp_function(
+        &take_records, py::name("_take_records"), py::is_method(session), py::arg("limit") = std::size_t{65536},
+        "Takes at most `limit` fault records, oldest first, out of the session's ring: a structured numpy array "
+        "without "
+        "a copy, empty when PagerConfig.trace_records is 0. Times are CLOCK_MONOTONIC in ns, 0 for what did not "
+        "happen. Safe from any thread; releases the GIL.");
+    session.attr("_dropped_records") =
+        py::cpp_function(&dropped_records, py::name("_dropped_records"), py::is_method(session),
+                         "Records lost so far because nobody took them in time.");
+}
+
+}  // namespace vmthaw::bindings
