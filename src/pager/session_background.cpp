@@ -72,26 +72,36 @@ std::uint64_t PagerSession::missing_pages() {
 
 void PagerSession::drain(std::uint64_t timeout_ns) {
     guard_.check("PagerSession");
+    bool already = false;
     {
         const std::lock_guard lock(mutex_);
         if (state_ == SessionState::preparing) {
             drain_wanted_ns_ = timeout_ns;  // begin_serving() comes back here
             return;
         }
-        if (state_ != SessionState::serving) {
+        if (state_ != SessionState::serving && state_ != SessionState::draining) {
             return;
         }
+        already = state_ == SessionState::draining;  // then only the time-out is new
         state_ = SessionState::draining;
     }
     const std::shared_ptr<PagerSession> self = shared_from_this();
     runtime_.control().post([self, timeout_ns] {
+        if (self->core_.closing.load()) {
+            return;
+        }
+        if (self->drain_timer_ != 0) {
+            self->runtime_.control().cancel(self->drain_timer_);
+        }
         self->drain_timer_ = self->runtime_.control().call_after(timeout_ns, [self] {
             self->drain_timer_ = 0;
             // Not the source lane: a source that hangs may hold all of our share there.
             self->runtime_.retry_lane().submit({self, LaneWork::give_up, {}});
         });
     });
-    runtime_.source_lane().submit({self, LaneWork::populate, {}});
+    if (!already) {
+        runtime_.source_lane().submit({self, LaneWork::populate, {}});
+    }
 }
 
 // Claims the next run of absent pages that the source has bytes for; holes need no page: unregistered, they are zeros.
