@@ -207,7 +207,7 @@ std::vector<ServerEvent> PageServer::take_events() {
 
 void PageServer::on_session_event(PagerSession& session, SessionEventKind kind) noexcept {
     // Once the session has left `sessions_` our destructor would no longer wait for this call.
-    const std::shared_ptr<PageServer> self = weak_from_this().lock();
+    std::shared_ptr<PageServer> self = weak_from_this().lock();
     try {
         {
             const std::lock_guard lock(mutex_);
@@ -231,6 +231,8 @@ void PageServer::on_session_event(PagerSession& session, SessionEventKind kind) 
         }
         changed_.notify_all();
         push_event(kind, session.id());
+        // If that was the last reference: not here, where the session's observer is locked.
+        runtime_.control().post([self = std::move(self)] {});
     } catch (const std::exception& error) {
         log_line(LogLevel::error, "server", error.what());
     }
