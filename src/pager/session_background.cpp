@@ -180,6 +180,8 @@ void PagerSession::unregister_all() noexcept {
 // ever if the VMM keeps a descriptor. The kernel refuses to fill anything (EAGAIN) as long as there is one.
 void PagerSession::settle_events() noexcept {
     constexpr int kLongestMs = 2000;
+    // The kernel wakes sleepers before it takes the registration away: one that faults again in between sleeps on.
+    wake_everybody();
     MessageBatch batch;
     for (int i = 0; i < kLongestMs; ++i) {
         do {
