@@ -84,9 +84,10 @@ def handover(path, first, count, text):
 
 
 def fork(fd):
-    global channel
+    global channel, reply_lock
     pid = os.fork()
     if pid == 0:
+        reply_lock = threading.Lock()  # another thread may have held it
         channel = socket.socket(fileno=fd)
         serve()
         os._exit(0)
