@@ -55,7 +55,8 @@ def test_every_byte_is_right(
             assert stats.faults >= PAGES
             assert stats.fault_around == 0
         elif pattern == "sequential":
-            assert stats.faults < PAGES / 4
+            # A toucher that catches up with a fill under way faults as well, and joins it.
+            assert stats.faults - stats.coalesced < PAGES / 4
 
 
 @pytest.mark.parametrize("write", [False, True])
