@@ -8,6 +8,7 @@ import os
 import pickle
 
 import pytest
+
 from vmthaw import _core, errors
 
 
