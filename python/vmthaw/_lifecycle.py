@@ -11,25 +11,16 @@ import atexit
 import enum
 import logging
 import os
-import select
-import signal
 import sys
 import threading
-import time
-import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Protocol
 
 from vmthaw import _core
+from vmthaw._drainer import JOIN_S, Drainer, report
 from vmthaw.errors import StateError
-
-_LINES_PER_BATCH = 256
-_MUTE_S = 0.05
-_JOIN_S = 2.0
-_log = logging.getLogger("vmthaw.drainer")
 
 
 class Closable(Protocol):
@@ -46,176 +37,10 @@ class Stage(enum.IntEnum):
     SOURCE = 1
 
 
-@contextmanager
-def blocked_signals() -> Iterator[None]:
-    """Block all signals but those of faults, so that threads started inside inherit it and Ctrl-C stays with main."""
-    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
-def _report(what: str) -> None:
-    """Prints the exception at hand as `logging` does with a handler's: when `logging.raiseExceptions` says so."""
-    if not logging.raiseExceptions or sys.stderr is None:
-        return
-    try:
-        print(f"vmthaw: {what}:", file=sys.stderr)
-        traceback.print_exc()
-    except (OSError, ValueError):
-        pass  # a closed stderr
-
-
-def _deliver(line: tuple[int, int, str, str, bool, str, int]) -> None:
-    t_ns, level, component, text, truncated, thread_name, tid = line
-    logger = logging.getLogger(f"vmthaw.{component}")
-    if not logger.isEnabledFor(level):
-        return
-    record = logger.makeRecord(logger.name, level, "vmthaw core", 0, text + (" [cut]" if truncated else ""), (), None)
-    age_s = (time.monotonic_ns() - t_ns) / 1e9
-    record.created -= age_s
-    record.msecs = float(int(record.created % 1 * 1000))
-    record.relativeCreated -= age_s * 1000
-    record.thread, record.threadName = tid, thread_name
-    logger.handle(record)
-
-
-class _Drainer:
-    """One thread, one epoll. Methods are for any thread; callbacks run on the drainer's, one at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._callbacks: dict[int, Callable[[], object]] = {}
-        self._muted: dict[int, float] = {}
-        self._dropped_reported = 0
-        self._stopping = False
-        self._abandoned = False
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._callbacks[self._wake_fd] = lambda: os.eventfd_read(self._wake_fd)
-        self.watch(_core.log_fd(), self._drain_log)
-        self.thread = threading.Thread(target=self._run, name="vmthaw-drainer", daemon=True)
-        with blocked_signals():
-            self.thread.start()
-
-    def watch(self, fd: int, callback: Callable[[], object]) -> None:
-        with self._lock:
-            self._muted.pop(fd, None)
-            self._callbacks[fd] = callback
-            try:
-                self._epoll.register(fd, select.EPOLLIN)
-            except FileExistsError:
-                self._epoll.modify(fd, select.EPOLLIN)
-            except OSError:
-                del self._callbacks[fd]
-                raise
-
-    def unwatch(self, fd: int) -> None:
-        with self._lock:
-            self._muted.pop(fd, None)
-            if self._callbacks.pop(fd, None) is not None:
-                with suppress(OSError):  # closed already, which took it out
-                    self._epoll.unregister(fd)
-
-    def stop(self, timeout_s: float) -> bool:
-        """Ends the thread after a last look at everything that waits. False when a callback holds it up."""
-        self._stopping = True
-        os.eventfd_write(self._wake_fd, 1)
-        self.thread.join(timeout_s)
-        return not self.thread.is_alive()
-
-    def abandon(self) -> None:
-        """In a forked child: the thread is not here, and the epoll instance is the parent's as well. Only close."""
-        self._abandoned = True
-        self._epoll.close()
-        os.close(self._wake_fd)
-
-    def _run(self) -> None:
-        while not self._abandoned:
-            try:
-                stopping = self._stopping
-                self._turn(0 if stopping else self._timeout_s())
-                if stopping:
-                    self._flush_log()
-                    return
-            except BaseException:
-                if not self._abandoned:
-                    _report("the drainer goes on after an error")
-                    time.sleep(_MUTE_S)
-
-    def _timeout_s(self) -> float | None:
-        with self._lock:
-            if not self._muted:
-                return None
-            return max(0.0, min(self._muted.values()) - time.monotonic())
-
-    def _turn(self, timeout_s: float | None) -> None:
-        ready = self._epoll.poll(timeout_s)
-        self._unmute()
-        for fd, _events in ready:
-            callback = self._callbacks.get(fd)
-            if callback is None:
-                continue  # unwatched since
-            try:
-                callback()
-            except BaseException:
-                if self._abandoned:
-                    return
-                self._mute(fd, callback)
-                try:
-                    _log.exception("the callback of descriptor %d raised", fd)
-                except BaseException:
-                    _report("a logging handler raised")
-
-    def _mute(self, fd: int, callback: Callable[[], object]) -> None:
-        """A callback that raised may not have emptied its descriptor: look away for a moment instead of spinning."""
-        with self._lock:
-            if self._callbacks.get(fd) is callback:
-                self._muted[fd] = time.monotonic() + _MUTE_S
-                self._modify(fd, 0)
-
-    def _unmute(self) -> None:
-        with self._lock:
-            now = time.monotonic()
-            for fd in [fd for fd, until in self._muted.items() if until <= now]:
-                del self._muted[fd]
-                self._modify(fd, select.EPOLLIN)
-
-    def _modify(self, fd: int, events: int) -> None:
-        try:
-            self._epoll.modify(fd, events)
-        except OSError:
-            self._callbacks.pop(fd, None)  # closed without unwatch()
-
-    def _flush_log(self) -> None:
-        deadline = time.monotonic() + _JOIN_S  # somebody may go on writing
-        while self._drain_log() > 0 and time.monotonic() < deadline:
-            pass
-
-    def _drain_log(self) -> int:
-        """Delivers one batch and gives back its size; what is left keeps the descriptor readable."""
-        lines = _core.drain_log(_LINES_PER_BATCH)
-        for line in lines:
-            try:
-                _deliver(line)
-            except BaseException:
-                if self._abandoned:
-                    return 0
-                _report("a logging handler raised")
-        dropped = _core.log_dropped()
-        if dropped != self._dropped_reported:
-            lost, self._dropped_reported = dropped - self._dropped_reported, dropped
-            _core.log_line(logging.WARNING, "log", f"{lost} lines were lost because they came faster than logged")
-        return len(lines)
-
-
 class _State:
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.drainer: _Drainer | None = None
+        self.drainer: Drainer | None = None
         self.registered: dict[int, tuple[Stage, weakref.ref[Closable]]] = {}
         self.exiting = False
 
@@ -231,14 +56,14 @@ def ensure_drainer() -> None:
     _ensure()
 
 
-def _ensure() -> _Drainer:
+def _ensure() -> Drainer:
     state = _state
     with state.lock:
         if state.exiting:
             raise StateError("the interpreter is exiting; nothing can be started any more")
         _core.set_log_level(logging.getLogger("vmthaw").getEffectiveLevel())
         if state.drainer is None or not state.drainer.thread.is_alive():
-            state.drainer = _Drainer()
+            state.drainer = Drainer()
             _hook_child_process_exit()
         return state.drainer
 
@@ -286,7 +111,7 @@ def _warn_forgotten(obj: Closable) -> None:
             source=obj,
         )
     except Warning:  # -W error
-        _report("a server was forgotten")
+        report("a server was forgotten")
 
 
 def _at_exit() -> None:
@@ -305,10 +130,10 @@ def _at_exit() -> None:
                     _warn_forgotten(obj)
                 obj.close_at_exit()
             except BaseException:
-                _report("closing at exit failed")
+                report("closing at exit failed")
     state.registered.clear()
     _shut_down_runtime()
-    if drainer is not None and not drainer.stop(_JOIN_S):
+    if drainer is not None and not drainer.stop(JOIN_S):
         _report_stuck()
 
 
@@ -317,18 +142,16 @@ def _shut_down_runtime() -> None:
     if "vmthaw.server" not in sys.modules:
         return  # nothing has started them
     try:
-        if not _core._shutdown_runtime(_JOIN_S) and sys.stderr is not None:
-            print(
-                f"vmthaw: a page source has held up a thread for {_JOIN_S:.0f} s; exiting without it", file=sys.stderr
-            )
+        if not _core._shutdown_runtime(JOIN_S) and sys.stderr is not None:
+            print(f"vmthaw: a page source has held up a thread for {JOIN_S:.0f} s; exiting without it", file=sys.stderr)
     except BaseException:
-        _report("ending the core's threads failed")
+        report("ending the core's threads failed")
 
 
 def _report_stuck() -> None:
     if sys.stderr is not None:
         print(
-            f"vmthaw: a callback or a logging handler has held up the drainer for {_JOIN_S:.0f} s; exiting without it",
+            f"vmthaw: a callback or a logging handler has held up the drainer for {JOIN_S:.0f} s; exiting without it",
             file=sys.stderr,
         )
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from vmthaw import _core, _lifecycle
+from vmthaw import _core, _drainer, _lifecycle
 from vmthaw._core import ExtentKind, FileSource, PageSource, ZeroSource
 from vmthaw.errors import StateError, VmthawValueError
 
@@ -46,7 +46,7 @@ class _Workers:
         """Starts `count` threads. Raises VmthawOSError when one cannot be started; none is left behind then."""
         _lifecycle.register(self, _lifecycle.Stage.SOURCE)
         try:
-            with _lifecycle.blocked_signals():
+            with _drainer.blocked_signals():
                 for number in range(count):
                     thread = threading.Thread(target=self._run, name=f"vmthaw-source-{number}", daemon=True)
                     thread.start()

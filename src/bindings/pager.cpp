@@ -41,7 +41,8 @@ source, `page_size` a power of two (a session serves 4096 and 2097152). Checked 
         .def_readonly("size", &Region::size)
         .def_readonly("source_offset", &Region::source_offset)
         .def_readonly("page_size", &Region::page_size)
-        .def("__eq__", [](const Region& a, const Region& b) { return a == b; }, py::is_operator())
+        .def(
+            "__eq__", [](const Region& a, const Region& b) { return a == b; }, py::is_operator())
         .def("__hash__", [](const Region& region) { return py::hash(py::int_(region.host_address)); })
         .def("__repr__", [](const Region& region) { return "<" + describe(region) + ">"; });
     module.def(
@@ -88,7 +89,8 @@ void register_config(py::module_& module) {
         .value("hang", FailurePolicy::hang, "Leave the toucher asleep: only for debugging.")
         .finalize();
     py::native_enum<Placement>(module, "Placement", "enum.Enum", "Which workers read a session's descriptor.")
-        .value("automatic", Placement::automatic, "local while there are no more sessions than processors, else sharded.")
+        .value("automatic", Placement::automatic,
+               "local while there are no more sessions than processors, else sharded.")
         .value("local", Placement::local, "All pinned workers: the faulter's own processor answers.")
         .value("sharded", Placement::sharded, "One pinned worker.")
         .value("pinned", Placement::pinned, "The worker of a given processor.")
@@ -135,7 +137,8 @@ records (0: none). Raises VmthawValueError that names the field.)")
         .def_property_readonly("retry_min", [](const PagerConfig& config) { return to_s(config.retry_min_ns); })
         .def_property_readonly("retry_max", [](const PagerConfig& config) { return to_s(config.retry_max_ns); })
         .def_property_readonly("poll_interval", [](const PagerConfig& config) { return to_s(config.poll_interval_ns); })
-        .def_property_readonly("drain_timeout", [](const PagerConfig& config) { return to_s(config.drain_timeout_ns); });
+        .def_property_readonly("drain_timeout",
+                               [](const PagerConfig& config) { return to_s(config.drain_timeout_ns); });
 }
 
 void register_stats(py::module_& module) {
@@ -175,12 +178,14 @@ forwarded are foreign faults and unknown events; source_bytes were copied from t
                 return py::make_tuple(bounds, counts);
             },
             "(lower bounds in ns, counts): two numpy arrays of one length.")
-        .def("__add__", [](PagerStats a, const PagerStats& b) { return a += b; }, py::is_operator())
+        .def(
+            "__add__", [](PagerStats a, const PagerStats& b) { return a += b; }, py::is_operator())
         .def("__repr__", [](const PagerStats& stats) {
-            return "<PagerStats faults=" + std::to_string(stats.faults) + " installed=" +
-                   std::to_string(stats.installed) + " zero=" + std::to_string(stats.zero) + " redundant=" +
-                   std::to_string(stats.redundant) + " failed=" + std::to_string(stats.failed) + " p50=" +
-                   std::to_string(stats.latency_ns(0.5)) + "ns p99=" + std::to_string(stats.latency_ns(0.99)) + "ns>";
+            return "<PagerStats faults=" + std::to_string(stats.faults) +
+                   " installed=" + std::to_string(stats.installed) + " zero=" + std::to_string(stats.zero) +
+                   " redundant=" + std::to_string(stats.redundant) + " failed=" + std::to_string(stats.failed) +
+                   " p50=" + std::to_string(stats.latency_ns(0.5)) +
+                   "ns p99=" + std::to_string(stats.latency_ns(0.99)) + "ns>";
         });
 }
 

@@ -63,17 +63,21 @@ methods are safe from any thread and release the GIL.)")
         .def_property_readonly("state", unlocked(&PagerSession::state))
         .def_property_readonly("end_reason", unlocked(&PagerSession::end_reason))
         .def_property_readonly("failures", unlocked(&PagerSession::failures), "Sentences; the first 64.")
-        .def_property_readonly("regions", unlocked(&PagerSession::regions), "As mapped now (REMAP and UNMAP move them).")
-        .def_property_readonly(
-            "stats", unlocked([](const PagerSession& session) { return snapshot(session.counters()); }), "A PagerStats.")
+        .def_property_readonly("regions", unlocked(&PagerSession::regions),
+                               "As mapped now (REMAP and UNMAP move them).")
+        .def_property_readonly("stats",
+                               unlocked([](const PagerSession& session) { return snapshot(session.counters()); }),
+                               "A PagerStats.")
         .def_property_readonly("failure_policy", &PagerSession::effective_policy, "kill, poison or hang.")
         .def("fileno", &PagerSession::descriptor, "The userfaultfd; -1 when closed. It stays the session's.")
         .def("missing_pages", &PagerSession::missing_pages, Release(),
              "Pages that the VM still misses although the source has bytes for them. Looks at every page.")
         .def(
-            "drain", [](PagerSession& session, double timeout) { session.drain(static_cast<std::uint64_t>(timeout * 1e9)); },
+            "drain",
+            [](PagerSession& session, double timeout) { session.drain(static_cast<std::uint64_t>(timeout * 1e9)); },
             py::arg("timeout") = 30.0, Release(),
-            "Starts filling all that is missing; then the ranges are unregistered and the session ends (drained). After "
+            "Starts filling all that is missing; then the ranges are unregistered and the session ends (drained). "
+            "After "
             "`timeout` seconds the failure policy is applied to what is missing.")
         .def("kill", &PagerSession::kill, Release(), "SIGKILLs the VM by its pidfd. Raises StateError without one.")
         .def("_detach", &detach, "Ends serving; (descriptor, regions, page states) for a taker.")
@@ -82,7 +86,8 @@ methods are safe from any thread and release the GIL.)")
             [](const std::shared_ptr<PagerSession>& session, std::optional<double> timeout) {
                 return wait_interruptible(timeout, [&](auto slice) { return session->wait_closed(slice); });
             },
-            py::arg("timeout") = py::none(), "True when the session has ended within `timeout` seconds (None: for ever).")
+            py::arg("timeout") = py::none(),
+            "True when the session has ended within `timeout` seconds (None: for ever).")
         .def("__repr__", [](const PagerSession& session) {
             return "<PagerSession " + std::to_string(session.id()) + " " + session.label() + ">";
         });

@@ -64,11 +64,11 @@ public:
     // The same, when there is none to give: the failure policy decides about the VM.
     void refuse_source(std::uint32_t session, const std::string& why);
 
-    [[nodiscard]] std::vector<std::shared_ptr<PagerSession>> sessions() const;  // that have not ended
+    [[nodiscard]] std::vector<std::shared_ptr<PagerSession>> sessions() const;        // that have not ended
     [[nodiscard]] std::vector<std::shared_ptr<PagerSession>> ended_sessions() const;  // the last 64
-    [[nodiscard]] std::vector<std::string> waiting() const;  // labels of VMs that wait for provide_source()
-    [[nodiscard]] std::vector<ServerFailure> failures() const;                       // the last 256
-    [[nodiscard]] std::uint64_t session_count() const;  // that ever came
+    [[nodiscard]] std::vector<std::string> waiting() const;     // labels of VMs that wait for provide_source()
+    [[nodiscard]] std::vector<ServerFailure> failures() const;  // the last 256
+    [[nodiscard]] std::uint64_t session_count() const;          // that ever came
     [[nodiscard]] std::string socket_path() const;
 
     // Becomes readable with events; never blocks.

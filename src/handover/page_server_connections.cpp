@@ -26,7 +26,8 @@ void PageServer::on_connectable() {
             case AcceptStatus::nothing:
                 return;
             case AcceptStatus::out_of_descriptors: {
-                add_failure(0, "a VMM waits, but no descriptor is left to accept it; raise RLIMIT_NOFILE", "descriptors");
+                add_failure(0, "a VMM waits, but no descriptor is left to accept it; raise RLIMIT_NOFILE",
+                            "descriptors");
                 runtime_.control().unwatch(options_.listener->fd());
                 const std::shared_ptr<PageServer> self = shared_from_this();
                 runtime_.control().call_after(kAcceptPauseNs, [self] {
@@ -105,8 +106,8 @@ void PageServer::on_deadline(int fd) {
         return;
     }
     const std::string text = "hand-over from pid " + std::to_string(found->second.pid) + ": nothing more came within " +
-                             std::to_string(options_.handover_timeout_ns / 1'000'000) + " ms: " +
-                             found->second.receiver.pending_problem();
+                             std::to_string(options_.handover_timeout_ns / 1'000'000) +
+                             " ms: " + found->second.receiver.pending_problem();
     drop_connection(fd);
     add_failure(0, text, "handover_timeout");
 }

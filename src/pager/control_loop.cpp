@@ -42,7 +42,7 @@ void ControlLoop::stop() noexcept {
     if (thread_.joinable()) {
         thread_.join();
     }
-    obey();  // whoever waits in run_and_wait() must wake
+    obey();                         // whoever waits in run_and_wait() must wake
     std::vector<Callback> dropped;  // destroyed outside the lock: who knows what a callback holds the last reference to
     const std::lock_guard lock(mutex_);
     ended_ = true;

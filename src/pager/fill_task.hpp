@@ -19,10 +19,10 @@ struct FillTask {
     std::uint32_t tid = 0;
     std::uint8_t flags = 0;  // of the message: write 1, write-protect 2, minor 4
     FaultKind kind = FaultKind::demand;
-    bool demanded = false;   // the touched page is not answered yet
-    bool recheck = false;    // the state said present, and yet somebody faulted
-    bool doomed = false;     // given up: only the failure policy is left to apply
-    bool counted = false;    // among the faults in flight
+    bool demanded = false;    // the touched page is not answered yet
+    bool recheck = false;     // the state said present, and yet somebody faulted
+    bool doomed = false;      // given up: only the failure policy is left to apply
+    bool counted = false;     // among the faults in flight
     std::uint16_t tries = 0;  // source reads that failed
     std::uint16_t parks = 0;  // EAGAINs
 };
@@ -37,8 +37,8 @@ enum class FillResult : std::uint8_t {
 };
 
 struct FillFailure {
-    ReadResult read;                // of the source, for source_failed
-    int errno_value = 0;            // of the kernel, for failed
+    ReadResult read;                 // of the source, for source_failed
+    int errno_value = 0;             // of the kernel, for failed
     std::uint64_t host_address = 0;  // of the page
     std::uint64_t offset = 0;        // in the source
 };

@@ -25,9 +25,7 @@ struct MessageBatch {
     [[nodiscard]] const FillTask& task(std::size_t i) const noexcept {
         return *std::launder(reinterpret_cast<const FillTask*>(storage.data()) + i);
     }
-    void add(const FillTask& task) noexcept {
-        ::new (storage.data() + task_count++ * sizeof(FillTask)) FillTask(task);
-    }
+    void add(const FillTask& task) noexcept { ::new (storage.data() + task_count++ * sizeof(FillTask)) FillTask(task); }
 
     alignas(FillTask) std::array<std::byte, kMessages * sizeof(FillTask)> storage;  // NOLINT: see add()
     std::size_t message_count = 0;  // read; less than kMessages means that no more were there
@@ -49,8 +47,7 @@ struct MessageBatch {
 class MessageHandler {
 public:
     explicit MessageHandler(SessionCore& core) noexcept
-        : core_(core),
-          planner_(core.config.fill_mode, core.config.fill_bytes / smallest_page(core)) {}
+        : core_(core), planner_(core.config.fill_mode, core.config.fill_bytes / smallest_page(core)) {}
 
     void read(MessageBatch& batch) noexcept;
 

@@ -55,8 +55,8 @@ private:
         }
     };
 
-    Step step(FillTask& task, std::uint64_t address, std::uint64_t max_pages, bool demanded,
-              const FillContext& context, FillFailure& failure) noexcept;
+    Step step(FillTask& task, std::uint64_t address, std::uint64_t max_pages, bool demanded, const FillContext& context,
+              FillFailure& failure) noexcept;
     [[nodiscard]] Run find_run(const MappedRegion& mapped, std::uint64_t page, std::uint64_t max_pages,
                                bool demanded) const noexcept;
     [[nodiscard]] ReadResult fetch(const Fetched& wanted, const FillContext& context) noexcept;

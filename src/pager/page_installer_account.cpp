@@ -51,8 +51,8 @@ void PageInstaller::account(const FillTask& task, const Run& run, std::uint64_t 
         if (run.page_class != PageClass::data) {
             record.source = SourceTier::zero;
         } else {
-            record.source = core_.source->mapped(run.offset(), run.bytes()) != nullptr ? SourceTier::mapped
-                                                                                       : SourceTier::file;
+            record.source =
+                core_.source->mapped(run.offset(), run.bytes()) != nullptr ? SourceTier::mapped : SourceTier::file;
         }
         core_.trace->record(record);
     }

@@ -32,7 +32,7 @@ struct PagerConfig {
     std::uint64_t retry_max_ns = 500'000'000;
     FailurePolicy failure_policy = FailurePolicy::automatic;
     Placement placement = Placement::automatic;
-    int cpu = -1;                        // for Placement::pinned
+    int cpu = -1;  // for Placement::pinned
     std::uint64_t poll_interval_ns = 1'000'000'000;
     std::uint64_t drain_timeout_ns = 30'000'000'000;
     std::uint32_t max_in_flight = 4096;  // faults waiting for source threads, per VM

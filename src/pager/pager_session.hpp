@@ -132,7 +132,7 @@ private:
     std::atomic<bool> kill_sent_{false};
     std::uint64_t cursor_region_ = 0;  // of populate: one task at a time
     std::uint64_t cursor_page_ = 0;
-    std::uint64_t drain_timer_ = 0;  // the control thread's
+    std::uint64_t drain_timer_ = 0;                 // the control thread's
     std::optional<std::uint64_t> drain_wanted_ns_;  // asked for while preparing
 
     mutable std::mutex mutex_;

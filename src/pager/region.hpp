@@ -23,7 +23,8 @@ struct Region {
 };
 
 // Checks alignment, overflow, overlap (host, and guest) and coverage by the source, and gives the regions back sorted
-// by host address. Throws Error(RegionError) that names the region and the field. Limits: 1 to 4096 regions, 64 TiB each.
+// by host address. Throws Error(RegionError) that names the region and the field. Limits: 1 to 4096 regions, 64 TiB
+// each.
 [[nodiscard]] std::vector<Region> check_regions(std::vector<Region> regions, const PageSource* source);
 
 [[nodiscard]] std::string describe(const Region& region);

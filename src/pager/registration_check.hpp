@@ -23,6 +23,7 @@ struct AddressRange {
 [[nodiscard]] std::vector<AddressRange> find_unregistered(pid_t pid, const std::vector<Region>& regions);
 
 // The same from the text of an smaps file, which is input like any other. For tests.
-[[nodiscard]] std::vector<AddressRange> find_unregistered_in(std::string_view smaps, const std::vector<Region>& regions);
+[[nodiscard]] std::vector<AddressRange> find_unregistered_in(std::string_view smaps,
+                                                             const std::vector<Region>& regions);
 
 }  // namespace vmthaw

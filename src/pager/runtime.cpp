@@ -50,8 +50,8 @@ Runtime::Runtime() : control_(std::make_unique<ControlLoop>()) {
         workers_.push_back(std::make_unique<Worker>(number++, cpu));
     }
     retry_lane_ = std::make_unique<TaskLane>(TaskLane::Options{"retry", 1, 1, 1, false});
-    source_lane_ = std::make_unique<TaskLane>(
-        TaskLane::Options{"source", kSourceThreads, kMaxSourceThreads, kSourceShare, true});
+    source_lane_ =
+        std::make_unique<TaskLane>(TaskLane::Options{"source", kSourceThreads, kMaxSourceThreads, kSourceShare, true});
 }
 
 // Control first: it starts nothing new then. Lanes before workers: a lane may still ask a worker to let go.
@@ -121,8 +121,7 @@ void Runtime::rebalance() {
 }
 
 void Runtime::place(Seat& seat) {
-    const bool everywhere =
-        seat.placement == Placement::local || (seat.placement == Placement::automatic && local_);
+    const bool everywhere = seat.placement == Placement::local || (seat.placement == Placement::automatic && local_);
     for (std::size_t i = 0; i < workers_.size(); ++i) {
         const bool wanted = everywhere || i == seat.home;
         if (wanted && !seat.at_worker[i]) {

@@ -47,7 +47,7 @@ private:
     struct Seat {
         std::shared_ptr<WorkerClient> client;
         Placement placement = Placement::automatic;
-        std::size_t home = 0;          // the worker that has it when sharded
+        std::size_t home = 0;  // the worker that has it when sharded
         std::uint64_t poll_interval_ns = 0;
         std::vector<bool> at_worker;  // where it is attached
     };

@@ -25,8 +25,8 @@ public:
 
     // Names as std::unique_lock and std::shared_lock expect them.
     void lock() noexcept {
-        // Every worker wakes for every fault and one of them is late. A fill lasts about as long as this spin; a sleeper
-        // would cost whoever fills a system call to wake it, in the middle of a fault.
+        // Every worker wakes for every fault and one of them is late. A fill lasts about as long as this spin; a
+        // sleeper would cost whoever fills a system call to wake it, in the middle of a fault.
         for (int i = 0; i < kSpins; ++i) {
             if (try_lock()) {
                 return;

@@ -65,7 +65,8 @@ void Worker::obey() noexcept {
             event.data.ptr = command.attach.get();
             if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, command.attach->descriptor(), &event) != 0 &&
                 errno != EEXIST) {
-                log_line(LogLevel::error, "pager", "epoll_ctl(ADD) failed: the process is out of epoll watches or memory");
+                log_line(LogLevel::error, "pager",
+                         "epoll_ctl(ADD) failed: the process is out of epoll watches or memory");
             }
             clients_[command.attach.get()] = command.attach;
         }

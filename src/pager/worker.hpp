@@ -14,8 +14,8 @@
 
 namespace vmthaw {
 
-// Whose descriptor a worker waits on, edge-triggered: serve() is called on the worker's thread and must take all that is
-// there. It must not throw and must not block for longer than a fill.
+// Whose descriptor a worker waits on, edge-triggered: serve() is called on the worker's thread and must take all that
+// is there. It must not throw and must not block for longer than a fill.
 class WorkerClient {
 public:
     WorkerClient() = default;

@@ -16,14 +16,17 @@ PAGE = 4096
 def records_of(
     socket: Path, memory_file: Path, config: PagerConfig, limit: int = 1 << 20
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.void]], int]:
-    with FileSource(memory_file) as source, PageServer(socket, source, config=config) as server:
-        with FakeVmm(memory_file) as vmm:
-            vmm.handover(socket)
-            vmm.touch("random", seed=5).check()
-            (session,) = server.sessions
-            records = session._take_records(limit)
-            dropped = session._dropped_records()
-            regions = session.regions
+    with (
+        FileSource(memory_file) as source,
+        PageServer(socket, source, config=config) as server,
+        FakeVmm(memory_file) as vmm,
+    ):
+        vmm.handover(socket)
+        vmm.touch("random", seed=5).check()
+        (session,) = server.sessions
+        records = session._take_records(limit)
+        dropped = session._dropped_records()
+        regions = session.regions
     spans = [(region.guest_address, region.guest_address + region.size) for region in regions]
     assert all(any(low <= int(row["guest_address"]) < high for low, high in spans) for row in records)
     return records, dropped
