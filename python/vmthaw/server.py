@@ -66,6 +66,7 @@ class PageServer:
             )
         if socket_path is None and socket_fd is None:
             raise VmthawValueError("a PageServer needs socket_path or socket_fd; for a descriptor use PageServer.adopt")
+        addresses = _guest_addresses(prewarm)
         raise_descriptor_limit()
         config = config or PagerConfig()
         fixed = source if isinstance(source, PageSource) else None
@@ -79,9 +80,10 @@ class PageServer:
             owner_gid=owner_gid,
             required_uid=required_uid,
             handover_timeout=handover_timeout,
-            prewarm=_guest_addresses(prewarm),
+            prewarm=addresses,
         )
         factory = None if isinstance(source, PageSource) else source
+        self._prewarms = bool(addresses)
         self._init(core, config, factory, os.fspath(socket_path) if socket_path is not None else f"fd {socket_fd}")
 
     def _init(self, core: _core.PageServer, config: PagerConfig, factory: SourceFactory | None, name: str) -> None:
@@ -123,6 +125,7 @@ class PageServer:
             socket_path=None, socket_fd=None, source=source, config=config, prewarm=_guest_addresses(prewarm)
         )
         server = cls.__new__(cls)
+        server._prewarms = False
         server._init(core, config, None, "adopted")
         server.start()
         try:
@@ -177,11 +180,11 @@ class PageServer:
         """Waits until a VM is being served. Ends too when the server stops.
 
         A hand-over that is refused does not end it: the next VM may be right. Raises VmthawTimeoutError, which names
-        the last failure, and PageFailedError when the server stopped after failures and without a VM.
+        the last failure, and PageFailedError when a pre-warmed page failed, or the server stopped without a VM.
         """
         self._wait(self._core.wait_ready, timeout, "no VM handed its memory over")
-        if self._core.session_count == 0:
-            self._raise_failure()
+        if self._core.session_count == 0 or self._prewarms:
+            self._raise_failure(sessions_only=self._core.session_count > 0)
 
     def wait(self, timeout: float | None = None) -> None:
         """Waits until a VM came and all have ended, or until the server was stopped.

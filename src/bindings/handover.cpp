@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <future>
+#include <thread>
 
 #include "base/thread.hpp"
 #include "bindings/bindings.hpp"
@@ -71,11 +72,16 @@ std::shared_ptr<PagerSession> adopt(PageServer& server, int fd, std::vector<Regi
 bool shut_down_within(double timeout) {
     auto done = std::make_shared<std::promise<void>>();
     std::future<void> ended = done->get_future();
-    start_thread("vmthaw-exit", [done] {
+    std::thread thread = start_thread("vmthaw-exit", [done] {
         Runtime::shutdown();
         done->set_value();
-    }).detach();
-    return ended.wait_for(std::chrono::duration<double>(timeout)) == std::future_status::ready;
+    });
+    if (ended.wait_for(std::chrono::duration<double>(timeout)) == std::future_status::ready) {
+        thread.join();
+        return true;
+    }
+    thread.detach();
+    return false;
 }
 
 }  // namespace

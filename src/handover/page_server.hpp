@@ -104,6 +104,7 @@ private:
 
     explicit PageServer(PageServerOptions options);
     void on_connectable();
+    void pause_accepting();
     void accept_one(UniqueFd socket);
     void on_message(int fd);
     void on_deadline(int fd);

@@ -15,7 +15,8 @@ constexpr std::size_t kMaxConnections = 1024;  // half-done ones
 
 void PageServer::on_connectable() {
     for (;;) {
-        if (!options_.listener || connections_.size() >= kMaxConnections) {
+        if (connections_.size() >= kMaxConnections) {
+            pause_accepting();  // they end by their time-outs; until then the queue would only wake us
             return;
         }
         AcceptOutcome outcome = options_.listener->accept();
@@ -28,14 +29,7 @@ void PageServer::on_connectable() {
             case AcceptStatus::out_of_descriptors: {
                 add_failure(0, "a VMM waits, but no descriptor is left to accept it; raise RLIMIT_NOFILE",
                             "descriptors");
-                runtime_.control().unwatch(options_.listener->fd());
-                const std::shared_ptr<PageServer> self = shared_from_this();
-                runtime_.control().call_after(kAcceptPauseNs, [self] {
-                    if (self->listening()) {
-                        self->runtime_.control().watch(self->options_.listener->fd(), EPOLLIN,
-                                                       [self](std::uint32_t) { self->on_connectable(); });
-                    }
-                });
+                pause_accepting();
                 return;
             }
             case AcceptStatus::failed:
@@ -44,6 +38,16 @@ void PageServer::on_connectable() {
                 return;
         }
     }
+}
+
+void PageServer::pause_accepting() {
+    runtime_.control().unwatch(options_.listener->fd());
+    runtime_.control().call_after(kAcceptPauseNs, [self = shared_from_this()] {
+        if (self->listening()) {
+            self->runtime_.control().watch(self->options_.listener->fd(), EPOLLIN,
+                                           [self](std::uint32_t) { self->on_connectable(); });
+        }
+    });
 }
 
 void PageServer::accept_one(UniqueFd socket) {

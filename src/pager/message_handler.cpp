@@ -122,6 +122,11 @@ void MessageHandler::plan_absent(const MappedRegion& mapped, std::uint64_t page,
     // In pages of the whole address space, so that two regions never look like one stream.
     const std::uint64_t base = mapped.region.host_address / page_size;
     FillPlan plan = planner_.plan(base + page, base, base + mapped.region.pages());
+    // The planner counts in the smallest pages; of huge ones beside them, fill_bytes holds fewer.
+    if (plan.pages * page_size > core_.config.fill_bytes) {
+        plan = {base + page, std::max<std::uint64_t>(1, core_.config.fill_bytes / page_size)};
+        plan.pages = std::min(plan.pages, mapped.region.pages() - page);
+    }
     mapped.set(page, PageState::filling);
     std::uint64_t end = page + 1;
     while (end < plan.first_page + plan.pages - base && mapped.change(end, PageState::absent, PageState::filling)) {

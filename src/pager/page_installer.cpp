@@ -247,13 +247,14 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
             return {FillResult::again, done};
         case FillStatus::unmapped:
             // Crosses a mapping, or lost its registration: page by page, and then this page is not ours.
+            if (done > 0) {
+                return {FillResult::done, done};  // the next step looks at what is left afresh
+            }
             if (run.pages > 1) {
-                FillFailure ignored;
-                Run single{run.mapped, at_page, 1, run.page_class, run.demanded};
-                const Step step = run.page_class == PageClass::data
-                                      ? copy_run(task, single, {single.offset(), single.bytes()}, context, ignored)
-                                      : zero_run(task, single, context, ignored);
-                return {step.result == FillResult::done ? FillResult::done : step.result, done + step.pages};
+                const Run single{run.mapped, run.page, 1, run.page_class, run.demanded};
+                return run.page_class == PageClass::data
+                           ? copy_run(task, single, {single.offset(), single.bytes()}, context, failure)
+                           : zero_run(task, single, context, failure);
             }
             // A drain has nothing to give here and must not wait for it; if it is ever ours again, it was mapped anew:
             // zeros.

@@ -102,7 +102,6 @@ PagerSession::~PagerSession() {
 void PagerSession::start() {
     const std::shared_ptr<PagerSession> self = shared_from_this();
     runtime_.control().post([self] { self->watch_peer(); });
-    notify(SessionEventKind::connected);
     if (prewarm_.empty()) {
         begin_serving();
     } else {
@@ -124,6 +123,7 @@ void PagerSession::begin_serving() {
                         core_.config.cpu, core_.config.poll_interval_ns);
     }
     changed_.notify_all();
+    notify(SessionEventKind::connected);
     if (drain_ns) {
         drain(*drain_ns);
     }

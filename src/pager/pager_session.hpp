@@ -98,6 +98,7 @@ private:
     [[nodiscard]] bool poison_locked(std::uint64_t host_address, std::uint64_t size) noexcept;
     [[nodiscard]] bool poison(std::uint64_t host_address, std::uint64_t size) noexcept;
     void run_prewarm(const FillContext& context) noexcept;
+    void prewarm_page(FillTask& task, const FillContext& context) noexcept;
     void populate_some(const FillContext& context) noexcept;
     [[nodiscard]] bool claim_next(FillTask& task) noexcept;
     void finish_drain() noexcept;

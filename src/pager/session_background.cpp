@@ -43,15 +43,36 @@ void PagerSession::run_prewarm(const FillContext& context) noexcept {
         task.demanded = true;
         task.t_fault_ns = monotonic_ns();
         bump(core_.counters.faults);
-        FillFailure failure;
-        FillResult result = installer_.install(task, context, failure);
-        if (result == FillResult::source_failed) {
-            retry_or_fail(task, failure);
-        } else if (result != FillResult::done) {
-            execute(task, context);
-        }
+        prewarm_page(task, context);
     }
     begin_serving();
+}
+
+// Every page is there before the first fault is read, so this waits, and tries again, where a fault would be parked.
+void PagerSession::prewarm_page(FillTask& task, const FillContext& context) noexcept {
+    while (!core_.closing.load()) {
+        FillFailure failure;
+        switch (installer_.install(task, context, failure)) {
+            case FillResult::done:
+                return;
+            case FillResult::again:
+            case FillResult::need_source:
+                std::this_thread::sleep_for(std::chrono::microseconds(100));
+                break;
+            case FillResult::source_failed:
+                if (task.tries >= core_.config.retries) {
+                    retry_or_fail(task, failure);  // no tries are left: fails it
+                    return;
+                }
+                bump(core_.counters.retried);
+                std::this_thread::sleep_for(std::chrono::nanoseconds(retry_delay_ns(task.tries++)));
+                break;
+            case FillResult::failed:
+            case FillResult::gone:
+                execute(task, context);
+                return;
+        }
+    }
 }
 
 std::uint64_t PagerSession::missing_pages() {
