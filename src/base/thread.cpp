@@ -2,7 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
+#include <csignal>
 
 #include <cstddef>
 #include <exception>
@@ -79,7 +79,7 @@ void join_or_abandon(std::thread& thread, const ForkGuard& guard) noexcept {
     if (guard.inherited()) {
         // The handle names a thread of the parent, and its memory may be another thread's by now: leak it.
         [[maybe_unused]] auto* const leaked = new (std::nothrow) std::thread(std::move(thread));
-        return;
+        return;  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks): see above
     }
     thread.join();
 }

@@ -30,7 +30,8 @@ void raise(const Error& error) {
         if (const auto* text = std::get_if<std::string>(&value)) {
             exception.attr(name.c_str()) = text_of(*text);
         } else {
-            std::visit([&](const auto& held) { exception.attr(name.c_str()) = py::cast(held); }, value);
+            std::visit([&](const auto& held) { exception.attr(name.c_str()) = py::cast(held); },
+                       value);  // NOLINT(clang-analyzer-core.CallAndMessage)
         }
     }
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
@@ -46,15 +47,16 @@ void raise(const Error& error) {
 void register_errors(py::module_& module) {
     // Now, not at the first error: that one may be that no file can be opened.
     py::module_::import("vmthaw.errors");
-    py::register_local_exception_translator([](std::exception_ptr pointer) {
-        try {
-            if (pointer) {
-                std::rethrow_exception(pointer);
+    py::register_local_exception_translator(
+        [](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param): pybind11 says how
+            try {
+                if (pointer) {
+                    std::rethrow_exception(pointer);
+                }
+            } catch (const Error& error) {
+                raise(error);
             }
-        } catch (const Error& error) {
-            raise(error);
-        }
-    });
+        });
     module.def("_raise_system_error", &raise_system_error, py::arg("errno"), py::arg("operation"),
                py::arg("remedy") = "", py::arg("address") = py::none(),
                "Raises what a failed system call with this errno raises; never returns. For tests of the translation.");

@@ -151,7 +151,7 @@ std::optional<PageServer::Waiting> PageServer::take_waiting(std::uint32_t sessio
 }
 
 // A VM without its memory must not run on with zeros. True when it was killed.
-bool PageServer::apply_policy(Waiting& waiting) {
+bool PageServer::apply_policy(Waiting& waiting) const {
     const bool can_kill = waiting.pid_fd && waiting.pid_fd.pid() != ::getpid() &&
                           (options_.config.failure_policy == FailurePolicy::automatic ||
                            options_.config.failure_policy == FailurePolicy::kill);

@@ -53,6 +53,10 @@ class PageServer final : public SessionObserver, public std::enable_shared_from_
 public:
     [[nodiscard]] static std::shared_ptr<PageServer> create(PageServerOptions options);
     ~PageServer() override;
+    PageServer(const PageServer&) = delete;
+    PageServer& operator=(const PageServer&) = delete;
+    PageServer(PageServer&&) = delete;
+    PageServer& operator=(PageServer&&) = delete;
 
     void start();  // listens; throws SystemError
     // A descriptor that came another way. Regions are checked here. Throws what a bad hand-over would be refused for.
@@ -112,7 +116,7 @@ private:
     void complete(Connection connection);
     [[nodiscard]] std::optional<Waiting> take_waiting(std::uint32_t session);
     void refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why);
-    bool apply_policy(Waiting& waiting);
+    bool apply_policy(Waiting& waiting) const;
     void begin_session(Waiting waiting, std::shared_ptr<PageSource> source);
     void make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source);
     void add_session(const std::shared_ptr<PagerSession>& session);

@@ -70,7 +70,7 @@ std::uint64_t MemoryLayout::guest_address(std::uint64_t file_offset) const {
     return span.guest_address + (file_offset - span.file_offset);
 }
 
-std::vector<Region> MemoryLayout::assign(std::vector<Region> regions) const {
+std::vector<Region> MemoryLayout::assign(const std::vector<Region>& regions) const {
     std::vector<Region> assigned;
     for (Region region : regions) {
         while (region.size > 0) {

@@ -28,7 +28,7 @@ public:
     // Throws ArgumentError when the offset is outside every span.
     [[nodiscard]] std::uint64_t guest_address(std::uint64_t file_offset) const;
     // Fills guest_address of every region; a region that crosses a span's end is split there.
-    [[nodiscard]] std::vector<Region> assign(std::vector<Region> regions) const;
+    [[nodiscard]] std::vector<Region> assign(const std::vector<Region>& regions) const;
     [[nodiscard]] const std::vector<Span>& spans() const noexcept { return spans_; }
 
 private:

@@ -288,7 +288,8 @@ bool PageInstaller::is_absent_after_all(const Run& run, std::uint64_t page) cons
     return page_is_present(core_.pid_fd.pid(), run.mapped->host_of(page)) == std::optional<bool>(false);
 }
 
-PageInstaller::Step PageInstaller::answer_protected(const Run& run, std::uint8_t flags, FillFailure& failure) noexcept {
+PageInstaller::Step PageInstaller::answer_protected(const Run& run, std::uint8_t flags,
+                                                    FillFailure& failure) const noexcept {
     const std::uint64_t page_size = run.mapped->region.page_size;
     const FillOutcome outcome = (flags & kFaultMinor) != 0 ? core_.uffd.continue_range(run.address(), page_size)
                                                            : core_.uffd.write_protect(run.address(), page_size, 0);

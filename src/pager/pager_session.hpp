@@ -47,6 +47,10 @@ public:
     // Throws SystemError (EAGAIN: no thread) and ArgumentError.
     [[nodiscard]] static std::shared_ptr<PagerSession> create(SessionOptions options, SessionObserver* observer);
     ~PagerSession() override;
+    PagerSession(const PagerSession&) = delete;
+    PagerSession& operator=(const PagerSession&) = delete;
+    PagerSession(PagerSession&&) = delete;
+    PagerSession& operator=(PagerSession&&) = delete;
 
     void start();
 

@@ -57,7 +57,7 @@ std::vector<Extent> checked(const std::vector<Extent>& extents, std::uint64_t si
 
 }  // namespace
 
-PythonSource::PythonSource(std::uint64_t size, std::vector<Extent> extents, std::string name,
+PythonSource::PythonSource(std::uint64_t size, const std::vector<Extent>& extents, std::string name,
                            std::chrono::milliseconds timeout, std::size_t max_queued)
     : size_(size),
       extents_(checked(extents, size)),

@@ -60,7 +60,7 @@ RequestQueue::RequestQueue(std::size_t capacity, std::chrono::milliseconds timeo
 RequestQueue::~RequestQueue() {
     if (fork_guard_.inherited()) {
         // Destroying a condition variable waits for its waiters, and those exist in the parent only.
-        static_cast<void>(state_.release());
+        static_cast<void>(state_.release());  // NOLINT(bugprone-unused-return-value): left to the parent
     }
 }
 

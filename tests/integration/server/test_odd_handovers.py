@@ -105,9 +105,7 @@ def test_bad_handover_is_refused_by_name(
 ) -> None:
     with PageServer(tmp_socket, source, handover_timeout=0.3) as server:
         with FakeVmm(full_memory_file) as vmm:
-            with contextlib.suppress(
-                FakeVmmDiedError
-            ):  # killed before it could answer
+            with contextlib.suppress(FakeVmmDiedError):  # killed before it could answer
                 vmm.handover(tmp_socket, **options)
             eventually(lambda: server.failures)
             failure = server.failures[0]
