@@ -30,8 +30,8 @@ void raise(const Error& error) {
         if (const auto* text = std::get_if<std::string>(&value)) {
             exception.attr(name.c_str()) = text_of(*text);
         } else {
-            std::visit([&](const auto& held) { exception.attr(name.c_str()) = py::cast(held); },
-                       value);  // NOLINT(clang-analyzer-core.CallAndMessage)
+            // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): the analyzer loses sight of the object in the lambda
+            std::visit([&](const auto& held) { exception.attr(name.c_str()) = py::cast(held); }, value);
         }
     }
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());

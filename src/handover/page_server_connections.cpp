@@ -14,7 +14,7 @@ constexpr std::size_t kMaxConnections = 1024;  // half-done ones
 }  // namespace
 
 void PageServer::on_connectable() {
-    for (;;) {
+    while (options_.listener) {
         if (connections_.size() >= kMaxConnections) {
             pause_accepting();  // they end by their time-outs; until then the queue would only wake us
             return;
@@ -41,9 +41,12 @@ void PageServer::on_connectable() {
 }
 
 void PageServer::pause_accepting() {
+    if (!options_.listener) {
+        return;
+    }
     runtime_.control().unwatch(options_.listener->fd());
     runtime_.control().call_after(kAcceptPauseNs, [self = shared_from_this()] {
-        if (self->listening()) {
+        if (self->listening() && self->options_.listener) {
             self->runtime_.control().watch(self->options_.listener->fd(), EPOLLIN,
                                            [self](std::uint32_t) { self->on_connectable(); });
         }
