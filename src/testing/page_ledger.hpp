@@ -50,7 +50,7 @@ public:
 
 private:
     struct Record {
-        std::atomic<std::uint32_t> removals_begun{0};
+        mutable std::atomic<std::uint32_t> removals_begun{0};
         std::atomic<std::uint32_t> removals_ended{0};
         std::atomic<std::uint32_t> written{0};             // generation of the last write, 0: none
         std::atomic<std::uint32_t> ended_before_write{0};  // removals_ended when it began
