@@ -25,9 +25,9 @@ def without_address_randomization() -> list[str]:
     return prefix if allowed else []
 
 
-# Under a sanitizer, an event of our own process (fork, munmap, mremap) waits for a reader that needs the allocator's locks,
-# which the waiting thread holds: those suites run without one, in test_core.py.
-WITHOUT = "-Kinds/*:*Storm*:HeldFill.*"
+# Not under sanitizers yet: one of the kernel's event cases hangs there, HeldFill fails, and a terabyte does not fit into
+# their address space. All of them run without one, in test_core.py.
+WITHOUT = "-Kinds/*:*Storm*:HeldFill.*:*Terabyte*"
 
 
 @pytest.mark.timeout(2400)
