@@ -11,8 +11,8 @@ namespace vmthaw {
 namespace {
 
 // "7f0000000000-7f0000001000 rw-p ..." or nothing.
-std::optional<AddressRange> parse_header(std::string_view line) {
-    AddressRange range{};
+std::optional<UnregisteredRange> parse_header(std::string_view line) {
+    UnregisteredRange range{};
     const char* end = line.data() + line.size();
     const auto first = std::from_chars(line.data(), end, range.start, 16);
     if (first.ec != std::errc() || first.ptr == end || *first.ptr != '-') {
@@ -38,9 +38,9 @@ bool has_flag(std::string_view flags, std::string_view name) {
 
 }  // namespace
 
-std::vector<AddressRange> find_unregistered_in(std::string_view smaps, const std::vector<Region>& regions) {
-    std::vector<AddressRange> lost;
-    std::optional<AddressRange> current;
+std::vector<UnregisteredRange> find_unregistered_in(std::string_view smaps, const std::vector<Region>& regions) {
+    std::vector<UnregisteredRange> lost;
+    std::optional<UnregisteredRange> current;
     while (!smaps.empty()) {
         const std::size_t length = std::min(smaps.find('\n'), smaps.size());
         const std::string_view line = smaps.substr(0, length);
@@ -48,22 +48,22 @@ std::vector<AddressRange> find_unregistered_in(std::string_view smaps, const std
         if (line.starts_with("VmFlags:")) {
             if (current && !has_flag(line, "um") && !has_flag(line, "ui")) {
                 for (const Region& region : regions) {
-                    const AddressRange part{std::max(current->start, region.host_address),
-                                            std::min(current->end, region.host_end())};
+                    const UnregisteredRange part{std::max(current->start, region.host_address),
+                                                 std::min(current->end, region.host_end())};
                     if (part.start < part.end) {
                         lost.push_back(part);
                     }
                 }
             }
             current.reset();
-        } else if (const std::optional<AddressRange> header = parse_header(line)) {
+        } else if (const std::optional<UnregisteredRange> header = parse_header(line)) {
             current = header;
         }
     }
     return lost;
 }
 
-std::vector<AddressRange> find_unregistered(pid_t pid, const std::vector<Region>& regions) {
+std::vector<UnregisteredRange> find_unregistered(pid_t pid, const std::vector<Region>& regions) {
     if (pid <= 0) {
         return {};
     }

@@ -316,7 +316,7 @@ void PagerSession::check_registration() noexcept {
         end(EndReason::vm_exited);
         return;
     }
-    for (const AddressRange& lost : find_unregistered(core_.pid_fd.pid(), regions())) {
+    for (const UnregisteredRange& lost : find_unregistered(core_.pid_fd.pid(), regions())) {
         try {
             const std::lock_guard gate(core_.gate);
             if (core_.closing.load() || state() != SessionState::serving) {

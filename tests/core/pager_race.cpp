@@ -123,9 +123,9 @@ void race(const RaceOptions& options, const std::function<std::shared_ptr<PageSo
         EXPECT_EQ(session->end_reason(), EndReason::drained);
         EXPECT_TRUE(session->failures().empty()) << session->failures().front();
         EXPECT_EQ(session->counters().failed, 0U);
-        const std::vector<AddressRange> bare = find_unregistered(::getpid(), guest.regions());
+        const std::vector<UnregisteredRange> bare = find_unregistered(::getpid(), guest.regions());
         std::uint64_t unregistered = 0;
-        for (const AddressRange& range : bare) {
+        for (const UnregisteredRange& range : bare) {
             unregistered += range.end - range.start;
         }
         EXPECT_EQ(unregistered, options.pages * kPage) << "drained, and yet still registered";

@@ -162,9 +162,9 @@ constexpr const char* kSmaps =
     "VmFlags: rd wr ui\n";
 
 TEST(RegistrationCheck, FindsThePartsOfRegionsThatLostTheirRegistration) {
-    EXPECT_EQ(find_unregistered_in(kSmaps, {good()}), (std::vector<AddressRange>{{0x14000, 0x18000}}));
+    EXPECT_EQ(find_unregistered_in(kSmaps, {good()}), (std::vector<UnregisteredRange>{{0x14000, 0x18000}}));
     EXPECT_EQ(find_unregistered_in(kSmaps, {{0x15000, 0, kPage, 0, kPage}}),
-              (std::vector<AddressRange>{{0x15000, 0x16000}}));
+              (std::vector<UnregisteredRange>{{0x15000, 0x16000}}));
     EXPECT_TRUE(find_unregistered_in(kSmaps, {{0x10000, 0, 4 * kPage, 0, kPage}}).empty());
     EXPECT_TRUE(find_unregistered_in(kSmaps, {{0x90000, 0, kPage, 0, kPage}}).empty());
     EXPECT_TRUE(find_unregistered_in(kSmaps, {}).empty());
@@ -183,7 +183,7 @@ TEST(RegistrationCheck, SurvivesHostileText) {
     EXPECT_EQ(find_unregistered_in("1000-2000 rw-p\nVmFlags: num umx xui", all).size(), 1U);
     EXPECT_TRUE(find_unregistered_in("1000-2000 rw-p\nVmFlags: um", all).empty());
     EXPECT_EQ(find_unregistered_in("0-ffffffffffffffff rw-p\nVmFlags: rd", all),
-              (std::vector<AddressRange>{{0, 1ULL << 46U}}));
+              (std::vector<UnregisteredRange>{{0, 1ULL << 46U}}));
     std::string text = kSmaps;
     for (std::size_t length = 0; length <= text.size(); ++length) {
         static_cast<void>(find_unregistered_in(std::string_view(text).substr(0, length), all));
