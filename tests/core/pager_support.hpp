@@ -109,18 +109,22 @@ inline bool eventually(const std::function<bool()>& predicate, std::chrono::mill
     return true;
 }
 
-// Anonymous memory of this process, registered for missing pages.
+// Anonymous memory of this process, registered for missing pages. Aligned to 64 KiB: blocks are aligned in the address
+// space, so that without it the kernel's choice of an address would decide which pages share one.
 class Guest {
 public:
     explicit Guest(std::uint64_t pages, Features more = {})
-        : memory_(Mapping::anonymous(pages * kPage)), pages_(pages), descriptor_(make(more)) {
+        : memory_(Mapping::anonymous(pages * kPage + kAlignment)), pages_(pages), descriptor_(make(more)) {
         descriptor_.register_range(address(), pages * kPage, kRegisterMissing);
     }
 
     [[nodiscard]] std::uint64_t address(std::uint64_t page = 0) const {
-        return reinterpret_cast<std::uint64_t>(memory_.data()) + page * kPage;
+        return reinterpret_cast<std::uint64_t>(this->page(page));
     }
-    [[nodiscard]] std::byte* page(std::uint64_t index) const { return memory_.data() + index * kPage; }
+    [[nodiscard]] std::byte* page(std::uint64_t index) const {
+        const std::uint64_t lead = -reinterpret_cast<std::uint64_t>(memory_.data()) % kAlignment;
+        return memory_.data() + lead + index * kPage;
+    }
     [[nodiscard]] std::uint64_t pages() const { return pages_; }
     [[nodiscard]] std::vector<Region> regions() const { return {{address(), 0x4000'0000, pages_ * kPage, 0, kPage}}; }
     // Accesses that neither the compiler nor the thread sanitizer has an opinion about.
@@ -185,6 +189,8 @@ public:
     }
 
 private:
+    static constexpr std::uint64_t kAlignment = 16 * kPage;
+
     // Our destructor unmaps the whole of it: nobody else's mapping may come to lie there.
     void plug(std::uint64_t first, std::uint64_t count) const {
         constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;

@@ -115,23 +115,21 @@ TEST_P(UserfaultfdEvents, ASigbusHandlerCanUnprotectThePageItself) {
 }
 
 TEST_P(UserfaultfdEvents, RemapIsFollowedByUnmapOfTheOldPlace) {
+    // A place to move to, mapped so that no thread's stack comes to lie there, and aligned as hugetlb needs it.
+    constexpr std::uint64_t kHuge = 2U << 20U;
+    const Mapping reserved = Mapping::anonymous(2 * kHuge + kHuge);
     Memory memory(GetParam(), 2);
     const Userfaultfd userfaultfd =
         make_userfaultfd(base() | Feature::event_remap | Feature::event_unmap | Feature::event_remove);
     userfaultfd.register_range(memory.address(), memory.size(), kRegisterMissing);
     const std::uint64_t old_address = memory.address();
     const std::size_t size = memory.size();
-    void* reserve = nullptr;
-    {
-        // A free place of the right alignment, which hugetlb needs.
-        Memory hole(GetParam(), memory.pages());
-        reserve = hole.page(0);
-    }
+    std::byte* const reserve = reserved.data() + (-address_of(reserved.data()) % kHuge);
     std::atomic<void*> moved{nullptr};
     std::thread remapper([&] { moved = ::mremap(memory.page(0), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, reserve); });
     const Message first = next_message(userfaultfd);
     const auto* unmapped_target = std::get_if<UnmapMessage>(&first);
-    ASSERT_EQ(unmapped_target, nullptr) << "the target was free";
+    ASSERT_EQ(unmapped_target, nullptr) << "the target is not registered";
     const auto& remap = std::get<RemapMessage>(first);
     EXPECT_EQ(remap.host_from, old_address);
     EXPECT_EQ(remap.host_to, address_of(reserve));
