@@ -135,6 +135,7 @@ private:
     std::atomic<bool> first_fault_seen_{false};
     std::atomic<bool> foreign_reported_{false};
     std::atomic<bool> kill_sent_{false};
+    std::atomic<bool> given_up_{false};  // draining took too long
     std::uint64_t cursor_region_ = 0;  // of populate: one task at a time
     std::uint64_t cursor_page_ = 0;
     std::uint64_t drain_timer_ = 0;                 // the control thread's

@@ -169,7 +169,11 @@ void PagerSession::populate_some(const FillContext& context) noexcept {
         if (!claim_next(task)) {
             cursor_region_ = 0;
             cursor_page_ = 0;
-            if (missing_pages() == 0) {
+            const bool is_complete = missing_pages() == 0;
+            if (given_up_.load()) {
+                return;  // looked at last: what it poisons counts as missing no more
+            }
+            if (is_complete) {
                 finish_drain();
             } else {
                 // Somebody else's fill is under way, or one failed: look again.
@@ -236,6 +240,7 @@ void PagerSession::give_up() {
     if (core_.closing.load()) {
         return;
     }
+    given_up_.store(true);
     add_failure("draining took longer than its time-out; the failure policy is applied to " +
                 std::to_string(missing_pages()) + " missing pages");
     switch (policy_) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <chrono>
@@ -149,11 +150,16 @@ Mapping page_of(std::size_t page_size, unsigned char value) {
     return mapping;
 }
 
+// Atomic: the thread sanitizer does not know the order that userfaultfd puts between a write and who waited for it.
+// Relaxed: it takes a lock of its own for anything stronger, and a SIGBUS that escapes would leave it locked.
 unsigned char peek(const std::byte* where) {
-    return static_cast<unsigned char>(*static_cast<const volatile std::byte*>(where));
+    auto* byte = reinterpret_cast<unsigned char*>(const_cast<std::byte*>(where));
+    return std::atomic_ref<unsigned char>(*byte).load(std::memory_order_relaxed);
 }
 
-void poke(std::byte* where, unsigned char value) { *static_cast<volatile std::byte*>(where) = std::byte{value}; }
+void poke(std::byte* where, unsigned char value) {
+    std::atomic_ref<unsigned char>(*reinterpret_cast<unsigned char*>(where)).store(value, std::memory_order_relaxed);
+}
 
 bool raises_sigbus(std::byte* where, bool write) {
     struct sigaction action{};
