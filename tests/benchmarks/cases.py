@@ -57,6 +57,7 @@ class Bench:
         cpus = sorted(os.sched_getaffinity(0))
         self.toucher_cpu, self.other_cpu = cpus[0], cpus[-1]
         self.cpus = len(cpus)
+        self.uses_warm = False
         self._sockets = 0
 
     def socket(self) -> Path:
@@ -67,6 +68,8 @@ class Bench:
         """The file to use. A cold one is evicted before anybody maps it, or it could not be."""
         if cold:
             self.files.evict()
+        else:
+            self.uses_warm = True
         return self.files.cold if cold else self.files.warm
 
     def make_ready(self, cold: bool = False) -> None:
@@ -165,8 +168,8 @@ def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench],
         socket, pages = bench.socket(), bench.pages // vms
         cpu = bench.toucher_cpu if pinned else None
         with (
-            OurServer(socket, bench.files.warm, cpu=cpu, **options) as server,
-            FakeVmmHost(vms, bench.files.warm, size=pages * PAGE) as host,
+            OurServer(socket, bench.memory(cold=False), cpu=cpu, **options) as server,
+            FakeVmmHost(vms, bench.memory(cold=False), size=pages * PAGE) as host,
         ):
             host.handover_all(socket)
             server.wait_for_sessions(vms)
@@ -215,8 +218,8 @@ def beside_a_failing_page(failing: bool, *, fast: bool = False) -> Callable[[Ben
         source = {"failing": 0, "others": count if failing else 0}
         retry = {"retries": 100_000, **({"retry_min": 0.001, "retry_max": 0.005} if fast else {})}
         with (
-            OurServer(socket, bench.files.warm, fill_mode="page", python_source=source, retry=retry) as server,
-            FakeVmm(bench.files.warm) as vmm,
+            OurServer(socket, bench.memory(cold=False), fill_mode="page", python_source=source, retry=retry) as server,
+            FakeVmm(bench.memory(cold=False)) as vmm,
         ):
             vmm.handover(socket)
             server.wait_for_sessions(1)
@@ -275,12 +278,13 @@ def all_cases() -> list[Case]:
 
 
 def run_case(case: Case, bench: Bench) -> Sample:
-    """Once, with the warm file warm before and after; again if it did not stay so. RuntimeError after three tries."""
+    """Once, with the warm file warm before and after if it is used; else again. RuntimeError after three tries."""
     for _ in range(_TRIES):
         bench.files.warm_up()
+        bench.uses_warm = False
         sample = case.measure(bench)
         for left in bench.files.path.glob("*.sock"):
             left.unlink(missing_ok=True)
-        if bench.files.stayed_warm():
+        if not bench.uses_warm or bench.files.stayed_warm():
             return sample
     raise RuntimeError(f"{bench.files.warm} did not stay in the page cache: too little memory for a benchmark here")
