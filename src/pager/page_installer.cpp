@@ -97,6 +97,10 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
         if (run.page_class != PageClass::data) {
             return zero_run(task, run, context, failure);
         }
+        if (!context.may_block && run.pages == 1 && run.bytes() <= context.bounce.size() &&
+            core_.source->read_now(run.offset(), context.bounce.first(run.bytes()))) {
+            fetched = {run.offset(), run.bytes(), true};
+        }
         // A run across the end of the file may be ready and yet not be mapped: then it has to be read.
         const bool direct = core_.source->mapped(run.offset(), run.bytes()) != nullptr;
         if (!fetched.covers(run) && !(direct && core_.source->ready(run.offset(), run.bytes()))) {
@@ -107,7 +111,7 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
             // An event may change the table meanwhile, so nothing that points into it is used until the gate is ours
             // again.
             const FillFailure here = at(*mapped, page);
-            fetched = {run.offset(), run.bytes()};
+            fetched = {run.offset(), run.bytes(), core_.source->mapped(run.offset(), run.bytes()) == nullptr};
             gate.unlock();
             const ReadResult read = fetch(fetched, context);
             if (!read.ok()) {
@@ -153,7 +157,7 @@ PageInstaller::Run PageInstaller::find_run(const MappedRegion& mapped, std::uint
 }
 
 ReadResult PageInstaller::fetch(const Fetched& wanted, const FillContext& context) noexcept {
-    if (core_.source->mapped(wanted.offset, wanted.bytes) != nullptr) {
+    if (!wanted.in_bounce) {
         return core_.source->prepare(wanted.offset, wanted.bytes);
     }
     if (wanted.bytes > context.bounce.size()) {
@@ -164,16 +168,17 @@ ReadResult PageInstaller::fetch(const Fetched& wanted, const FillContext& contex
 
 PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, const Fetched& fetched,
                                             const FillContext& context, FillFailure& failure) noexcept {
-    const void* bytes = core_.source->mapped(run.offset(), run.bytes());
+    const bool is_bounced = fetched.in_bounce && fetched.covers(run);
+    const void* bytes = is_bounced ? context.bounce.data() : core_.source->mapped(run.offset(), run.bytes());
     if (bytes == nullptr) {
-        if (!fetched.covers(run)) {
-            return {FillResult::need_source, 0};  // ready, but only through read(): a source thread's work
+        return {FillResult::need_source, 0};  // ready, but only through read(): a source thread's work
+    }
+    if (!is_bounced || !context.may_block) {  // read() looks by itself
+        if (const ReadResult whole = check_whole(task.t_fault_ns); !whole.ok()) {
+            failure = at(*run.mapped, run.page);
+            failure.read = whole;
+            return {FillResult::source_failed, 0};
         }
-        bytes = context.bounce.data();
-    } else if (const ReadResult whole = check_whole(task.t_fault_ns); !whole.ok()) {
-        failure = at(*run.mapped, run.page);
-        failure.read = whole;
-        return {FillResult::source_failed, 0};
     }
     if (core_.trace) {
         task.t_fetched_ns = monotonic_ns();
@@ -252,8 +257,9 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
             }
             if (run.pages > 1) {
                 const Run single{run.mapped, run.page, 1, run.page_class, run.demanded};
+                const bool in_bounce = core_.source->mapped(run.offset(), run.bytes()) == nullptr;
                 return run.page_class == PageClass::data
-                           ? copy_run(task, single, {single.offset(), single.bytes()}, context, failure)
+                           ? copy_run(task, single, {single.offset(), single.bytes(), in_bounce}, context, failure)
                            : zero_run(task, single, context, failure);
             }
             // A drain has nothing to give here and must not wait for it; if it is ever ours again, it was mapped anew:

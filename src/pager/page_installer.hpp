@@ -11,7 +11,7 @@ namespace vmthaw {
 // What the calling thread brings to a fill.
 struct FillContext {
     bool may_block = false;       // source threads may wait for the source, workers may not
-    std::span<std::byte> bounce;  // for sources that cannot be mapped; empty on workers
+    std::span<std::byte> bounce;  // for sources that cannot be mapped; a small page on workers
     std::uint16_t handler = 0;    // for traces
 };
 
@@ -46,10 +46,11 @@ private:
         [[nodiscard]] std::uint64_t bytes() const noexcept { return pages * mapped->region.page_size; }
         [[nodiscard]] std::uint64_t offset() const noexcept { return mapped->offset_of(page); }
     };
-    // What was fetched for this step while the gate was open.
+    // What was fetched for this step, mostly while the gate was open.
     struct Fetched {
         std::uint64_t offset = 0;
         std::uint64_t bytes = 0;
+        bool in_bounce = false;  // or else where the source is mapped
         [[nodiscard]] bool covers(const Run& run) const noexcept {
             return bytes > 0 && run.offset() == offset && run.bytes() <= bytes;
         }

@@ -122,10 +122,10 @@ void BackingFile::will_need(std::uint64_t position, std::uint64_t size) const no
     }
 }
 
-bool BackingFile::reads_without_waiting(std::uint64_t position) const noexcept {
-    std::byte byte{};
-    const iovec vector{&byte, 1};
-    return ::syscall(kSysPreadv2, fd_.get(), &vector, 1, static_cast<long>(position), 0, kRwfNowait) == 1;
+bool BackingFile::read_without_waiting(std::uint64_t position, std::span<std::byte> out) const noexcept {
+    const iovec vector{out.data(), out.size()};
+    return ::syscall(kSysPreadv2, fd_.get(), &vector, 1, static_cast<long>(position), 0, kRwfNowait) ==
+           static_cast<long>(out.size());
 }
 
 }  // namespace vmthaw

@@ -31,8 +31,8 @@ public:
     [[nodiscard]] ReadResult read_at(std::uint64_t position, std::span<std::byte> out) const noexcept;
     // Starts reading the range into the page cache and returns (POSIX_FADV_WILLNEED).
     void will_need(std::uint64_t position, std::uint64_t size) const noexcept;
-    // Whether a read of the byte at `position` would not wait (RWF_NOWAIT); false where the kernel cannot tell.
-    [[nodiscard]] bool reads_without_waiting(std::uint64_t position) const noexcept;
+    // Fills `out` from the page cache (RWF_NOWAIT); false when some of it is not there or the kernel cannot tell.
+    [[nodiscard]] bool read_without_waiting(std::uint64_t position, std::span<std::byte> out) const noexcept;
 
 private:
     std::string path_;

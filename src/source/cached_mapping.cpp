@@ -35,7 +35,8 @@ CachedMapping::CachedMapping(const BackingFile& file, const DataRanges& ranges)
     : file_(file),
       ranges_(ranges),
       mapping_(map_file(file)),
-      warm_(Mapping::anonymous(round_up(round_up(file.size(), kGroup) / kGroup, kBits) / 8)) {
+      warm_(Mapping::anonymous(round_up(round_up(file.size(), kGroup) / kGroup, kBits) / 8)),
+      reads_(Mapping::anonymous(round_up(file.size(), kGroup) / kGroup)) {
     ::madvise(mapping_.data(), mapping_.size(), MADV_RANDOM);
     ::madvise(mapping_.data(), mapping_.size(), MADV_DONTDUMP);
 }
@@ -57,6 +58,26 @@ bool CachedMapping::is_warm(std::uint64_t position, std::uint64_t size) noexcept
             return false;
         }
     }
+    return true;
+}
+
+bool CachedMapping::is_dear(std::uint64_t position) noexcept {
+    // To map a group costs as much as about twenty reads of a page in excess of copying from a mapping.
+    constexpr std::uint8_t kManyReads = 20;
+    const std::uint64_t group = position / kGroup;
+    const auto is_mapped = [this](std::uint64_t at) {
+        return (__atomic_load_n(word_of(at), __ATOMIC_RELAXED) & bit_of(at)) != 0;
+    };
+    if (is_mapped(group) || (group > 0 && is_mapped(group - 1))) {
+        return false;
+    }
+    auto* reads = reinterpret_cast<std::uint8_t*>(reads_.data()) + group;
+    // A count lost to another thread matters to nobody.
+    const std::uint8_t before = __atomic_load_n(reads, __ATOMIC_RELAXED);
+    if (before >= kManyReads) {
+        return false;
+    }
+    __atomic_store_n(reads, static_cast<std::uint8_t>(before + 1), __ATOMIC_RELAXED);
     return true;
 }
 
@@ -101,7 +122,8 @@ bool CachedMapping::probe_group(std::uint64_t group, std::uint64_t begin, std::u
 // For files whose residency mincore(2) does not show: one byte of each page, by a read that refuses to wait.
 bool CachedMapping::probe_pages(std::uint64_t begin, std::uint64_t end) const noexcept {
     for (std::uint64_t page = begin / kPage * kPage; page < std::min(end, file_.size()); page += kPage) {
-        if (ranges_.at(page, kPage).kind == ExtentKind::data && !file_.reads_without_waiting(page)) {
+        std::byte byte{};
+        if (ranges_.at(page, kPage).kind == ExtentKind::data && !file_.read_without_waiting(page, {&byte, 1})) {
             return false;
         }
     }

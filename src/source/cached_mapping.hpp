@@ -22,6 +22,9 @@ public:
     [[nodiscard]] const std::byte* at(std::uint64_t position) const noexcept { return mapping_.data() + position; }
     // Whether every data page of the range is in the page cache: a bit test a group once a group was seen complete.
     [[nodiscard]] bool is_warm(std::uint64_t position, std::uint64_t size) noexcept;
+    // Whether copying the page at `position` from here would cost more than reading it: its group is not in the page
+    // tables, few of its pages were asked for so far, and nobody came from the group before it.
+    [[nodiscard]] bool is_dear(std::uint64_t position) noexcept;
     // Brings the range's data into the page cache and the page tables, and waits for it. One page after the other where
     // the disk was not asked before (BackingFile::will_need).
     [[nodiscard]] ReadResult populate(std::uint64_t position, std::uint64_t size) noexcept;
@@ -35,7 +38,9 @@ private:
     const BackingFile& file_;
     const DataRanges& ranges_;
     Mapping mapping_;
-    Mapping warm_;  // one bit a group; NORESERVE memory, so that a sparse terabyte costs nothing
+    // NORESERVE memory, so that a sparse terabyte costs nothing.
+    Mapping warm_;   // one bit a group
+    Mapping reads_;  // one byte a group: pages that were read instead
 };
 
 }  // namespace vmthaw

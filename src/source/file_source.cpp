@@ -140,6 +140,14 @@ bool FileSource::ready(std::uint64_t offset, std::uint64_t size) noexcept {
     return mapping_->is_warm(position, std::min(size, file_.size() - position));
 }
 
+bool FileSource::read_now(std::uint64_t offset, std::span<std::byte> out) noexcept {
+    const std::uint64_t position = offset - ram_start_;
+    if (!is_open() || offset < ram_start_ || position > file_.size() || out.size() > file_.size() - position) {
+        return false;
+    }
+    return (!mapping_ || mapping_->is_dear(position)) && file_.read_without_waiting(position, out);
+}
+
 ReadResult FileSource::prepare(std::uint64_t offset, std::uint64_t size) noexcept {
     ReadResult result = check(offset, size);
     if (!result.ok()) {

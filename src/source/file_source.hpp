@@ -42,6 +42,7 @@ public:
     // Null across the end as well: what lies behind it in the last page need not be zeros (a file that grew).
     [[nodiscard]] const std::byte* mapped(std::uint64_t offset, std::uint64_t size) const noexcept override;
     [[nodiscard]] bool ready(std::uint64_t offset, std::uint64_t size) noexcept override;
+    [[nodiscard]] bool read_now(std::uint64_t offset, std::span<std::byte> out) noexcept override;
     [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override;
     [[nodiscard]] std::vector<Extent> extents() const override;

@@ -62,6 +62,12 @@ public:
     // True when the range can be installed now without waiting for a disk, a network or Python: the fault thread
     // then does it itself. Otherwise a source thread calls prepare() (or read()) first. Cheap: a bit test mostly.
     [[nodiscard]] virtual bool ready(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return false; }
+    // Fills `out`, one page, with the bytes at `offset` where that takes no waiting and costs less than mapped() would:
+    // a lone page of a mapping is dear, because the kernel maps its neighbours with it. False: try mapped() and
+    // ready().
+    [[nodiscard]] virtual bool read_now(std::uint64_t /*offset*/, std::span<std::byte> /*out*/) noexcept {
+        return false;
+    }
     // Brings [offset, offset + size) to where mapped() reads it without blocking. May block.
     [[nodiscard]] virtual ReadResult prepare(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return {}; }
     // Checked before a mapped range is installed: that the source is still whole (a file did not shrink). Cheap.

@@ -34,6 +34,40 @@ TEST_F(SourceResidency, AColdRangeIsNotReadyUntilItWasPrepared) {
     EXPECT_FALSE(source.ready(99 * kPage, 2 * kPage));
 }
 
+TEST_F(SourceResidency, ALonePageIsReadAtOnceUntilItsNeighbourhoodIsWorthMapping) {
+    constexpr std::uint64_t kGroup = 64;
+    FileSource source(file_.path());
+    std::vector<std::byte> page(kPage);
+    EXPECT_FALSE(source.read_now(200 * kPage, page)) << "it is cold";
+    std::vector<std::byte> all(kSize);
+    ASSERT_TRUE(source.read(0, all).ok());
+    ASSERT_TRUE(source.read_now(200 * kPage, page));
+    EXPECT_EQ(page, bytes_at(200 * kPage, kPage));
+    std::uint64_t read = 0;
+    while (read < kGroup && source.read_now((3 * kGroup + read) * kPage, page)) {
+        ++read;
+    }
+    EXPECT_GT(read, 0U);
+    EXPECT_LT(read, kGroup) << "a page after the other, and never mapped";
+    EXPECT_TRUE(source.read_now(4 * kGroup * kPage, page)) << "the group before it is not mapped";
+    ASSERT_TRUE(source.ready(3 * kGroup * kPage, kPage));
+    EXPECT_FALSE(source.read_now(4 * kGroup * kPage, page)) << "a stream: mapping all of it is cheaper";
+    source.close();
+    EXPECT_FALSE(source.read_now(0, page));
+}
+
+TEST_F(SourceResidency, WithoutAMappingAWarmPageIsReadAtOnceAndNeverAcrossTheEnd) {
+    FileSource source(file_.path(), 0, ShortPolicy::zero, FileMode::pread);
+    std::vector<std::byte> page(kPage);
+    EXPECT_FALSE(source.read_now(7 * kPage, page));
+    ASSERT_TRUE(source.read(7 * kPage, page).ok());
+    EXPECT_TRUE(source.read_now(7 * kPage, page));
+    EXPECT_EQ(page, bytes_at(7 * kPage, kPage));
+    EXPECT_FALSE(source.read_now(kSize - kPage / 2, page));
+    EXPECT_FALSE(source.read_now(kSize, page));
+    EXPECT_FALSE(source.read_now(~std::uint64_t{0} - 10, page));
+}
+
 TEST_F(SourceResidency, OpeningAndPreparingReadNothingThatWasNotAskedFor) {
     FileSource source(file_.path());
     EXPECT_EQ(file_.resident_pages(0, kSize), 0U);
