@@ -92,6 +92,7 @@ void MessageHandler::plan_fault(const UffdMessage& message, std::uint64_t now_ns
     task.demanded = true;
     task.t_fault_ns = now_ns;
     task.tid = message.arg.pagefault.tid;
+    core_.last_tid.store(task.tid, std::memory_order_relaxed);
     task.flags = static_cast<std::uint8_t>(message.arg.pagefault.flags);
     if ((task.flags & (kFaultWriteProtect | kFaultMinor)) == 0) {
         switch (mapped->state(page)) {

@@ -17,6 +17,7 @@
 #include "pager/runtime.hpp"
 #include "pager/session_core.hpp"
 #include "pager/session_event.hpp"
+#include "pager/toucher_finder.hpp"
 
 namespace vmthaw {
 
@@ -83,6 +84,8 @@ public:
     // For the runtime's threads.
     [[nodiscard]] int descriptor() const noexcept override { return core_.uffd.fd(); }
     void serve(std::uint16_t worker) noexcept override;
+    [[nodiscard]] pid_t process() const noexcept override { return core_.pid_fd ? core_.pid_fd.pid() : -1; }
+    [[nodiscard]] int faulting_cpu(bool alone) noexcept override;
     void check() noexcept override;
     void run(LaneTask task, const FillContext& context) noexcept override;
 
@@ -136,8 +139,10 @@ private:
     std::atomic<bool> foreign_reported_{false};
     std::atomic<bool> kill_sent_{false};
     std::atomic<bool> given_up_{false};  // draining took too long
-    std::uint64_t cursor_region_ = 0;  // of populate: one task at a time
+    std::uint64_t cursor_region_ = 0;    // of populate: one task at a time
     std::uint64_t cursor_page_ = 0;
+    ToucherFinder toucher_finder_;                  // the control thread's
+    std::uint64_t followed_faults_ = 0;             // the control thread's
     std::uint64_t drain_timer_ = 0;                 // the control thread's
     std::optional<std::uint64_t> drain_wanted_ns_;  // asked for while preparing
 

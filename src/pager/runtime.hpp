@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/fork_guard.hpp"
@@ -20,7 +21,7 @@ namespace vmthaw {
 //
 // Placement: a fault answered on the faulter's own processor costs half of one answered elsewhere. So while there are
 // no more sessions than processors every worker waits on every descriptor and the local one wins; with more, each
-// descriptor has one worker. Thread-safe.
+// descriptor has one worker, and moves to the one on whose processor its VM faults. Thread-safe.
 class Runtime {
 public:
     // The process's one runtime; threads start at first use. A forked child gets its own. Throws SystemError.
@@ -50,6 +51,7 @@ private:
         std::size_t home = 0;  // the worker that has it when sharded
         std::uint64_t poll_interval_ns = 0;
         std::vector<bool> at_worker;  // where it is attached
+        std::size_t seen_at = 0;      // the worker on whose processor it faulted when last looked at
     };
 
     Runtime();
@@ -57,6 +59,9 @@ private:
     void rebalance();
     void schedule_check();
     void check_next();
+    void schedule_follow(std::uint64_t delay_ns);
+    void follow();
+    [[nodiscard]] std::vector<std::pair<std::shared_ptr<WorkerClient>, bool>> next_to_follow();
 
     std::unique_ptr<ControlLoop> control_;
     std::vector<std::unique_ptr<Worker>> workers_;
@@ -68,6 +73,9 @@ private:
     bool local_ = true;
     bool check_scheduled_ = false;
     std::size_t next_check_ = 0;
+    bool follow_scheduled_ = false;
+    std::uint64_t follow_delay_ns_ = 0;
+    std::size_t next_follow_ = 0;
     ForkGuard guard_;
 };
 

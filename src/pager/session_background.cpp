@@ -307,6 +307,19 @@ DetachedSession PagerSession::detach() {
     return detached;
 }
 
+int PagerSession::faulting_cpu(bool alone) noexcept {
+    constexpr std::uint64_t kHardlyAny = 32;
+    const std::uint64_t faults = core_.counters.faults.load(std::memory_order_relaxed);
+    if (faults - followed_faults_ < kHardlyAny) {
+        return -1;
+    }
+    followed_faults_ = faults;
+    const pid_t pid = process();
+    const auto tid = static_cast<pid_t>(core_.last_tid.load(std::memory_order_relaxed));
+    const int cpu = pid > 0 && tid > 0 ? ToucherFinder::find(pid, tid) : -1;
+    return cpu < 0 && pid > 0 && alone ? toucher_finder_.search(pid) : cpu;
+}
+
 void PagerSession::check() noexcept { runtime_.source_lane().submit({shared_from_this(), LaneWork::check, {}}); }
 
 void PagerSession::check_registration() noexcept {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -26,6 +28,11 @@ public:
     virtual ~WorkerClient() = default;
     [[nodiscard]] virtual int descriptor() const noexcept = 0;
     virtual void serve(std::uint16_t worker) noexcept = 0;
+    // The process whose faults it answers, -1 when unknown.
+    [[nodiscard]] virtual pid_t process() const noexcept { return -1; }
+    // The processor that its faults come from lately; -1: unknown, or there were hardly any since the last call.
+    // `alone`: nobody else answers faults of that process. Called on the control thread; must not block.
+    virtual int faulting_cpu(bool /*alone*/) noexcept { return -1; }
     // Looks for what no event tells. Called now and then, on the control thread; must not block.
     virtual void check() noexcept {}
 };
