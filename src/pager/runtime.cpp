@@ -15,10 +15,12 @@ namespace {
 constexpr std::uint32_t kSourceThreads = 4;
 constexpr std::uint32_t kMaxSourceThreads = 32;
 constexpr std::uint32_t kSourceShare = 4;
-// Looking where a VM faults takes some microseconds: at most 1 % of a processor while VMs fault, next to nothing else.
-constexpr std::uint64_t kFollowMinNs = 20'000'000;
-constexpr std::uint64_t kFollowMaxNs = 1'280'000'000;
-constexpr std::size_t kFollowAtOnce = 16;
+// Looking where a VM faults takes some microseconds: often while VMs move, seldom while all stay, hardly ever while
+// none faults.
+constexpr std::uint64_t kFollowMovingNs = 10'000'000;
+constexpr std::uint64_t kFollowStayingNs = 80'000'000;
+constexpr std::uint64_t kFollowIdleNs = 1'280'000'000;
+constexpr std::size_t kFollowAtOnce = 64;
 
 std::mutex g_mutex;  // NOLINT: never destroyed while threads may still ask
 Runtime* g_runtime = nullptr;
@@ -146,7 +148,8 @@ void Runtime::follow() {
         }
         chosen = next_to_follow();
     }
-    bool any = false;
+    bool faulting = false;
+    bool moved = false;
     for (const auto& [client, alone] : chosen) {
         const int cpu = client->faulting_cpu(alone);
         const auto found = std::find_if(workers_.begin(), workers_.end(),
@@ -154,7 +157,7 @@ void Runtime::follow() {
         if (found == workers_.end()) {
             continue;
         }
-        any = true;
+        faulting = true;
         const std::lock_guard lock(mutex_);
         const auto seat = seats_.find(client.get());
         if (seat == seats_.end() || local_) {
@@ -162,14 +165,17 @@ void Runtime::follow() {
         }
         // Twice, or every thread that only passes by would be followed.
         const auto worker = static_cast<std::size_t>(found - workers_.begin());
-        if (seat->second.seen_at == worker && seat->second.home != worker) {
+        const bool stays = seat->second.home == worker;
+        if (!stays && seat->second.seen_at == worker) {
             seat->second.home = worker;
             place(seat->second);
         }
+        moved = moved || !stays;
         seat->second.seen_at = worker;
     }
     const std::lock_guard lock(mutex_);
-    schedule_follow(any ? kFollowMinNs : std::min(kFollowMaxNs, follow_delay_ns_ * 2));
+    schedule_follow(moved ? kFollowMovingNs
+                          : std::min(faulting ? kFollowStayingNs : kFollowIdleNs, follow_delay_ns_ * 2));
 }
 
 void Runtime::rebalance() {
@@ -182,7 +188,7 @@ void Runtime::rebalance() {
             place(seat);
         }
     }
-    schedule_follow(kFollowMinNs);
+    schedule_follow(kFollowMovingNs);
 }
 
 void Runtime::place(Seat& seat) {

@@ -162,14 +162,17 @@ def _with_counters(sample: Sample, found: dict[str, int]) -> Sample:
 
 
 def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench], Sample]:
-    """`vms` VMs in one process share the pages of one; each touches its part at random, in a thread of its own."""
+    """`vms` VMs in one process share the pages of one; each touches its part at random, in a thread of its own.
+
+    Messages tell the thread: workers follow VMs to their processors, and these all live in one process.
+    """
 
     def measure(bench: Bench) -> Sample:
         socket, pages = bench.socket(), bench.pages // vms
         cpu = bench.toucher_cpu if pinned else None
         with (
             OurServer(socket, bench.memory(cold=False), cpu=cpu, **options) as server,
-            FakeVmmHost(vms, bench.memory(cold=False), size=pages * PAGE) as host,
+            FakeVmmHost(vms, bench.memory(cold=False), size=pages * PAGE, features=["thread_id"]) as host,
         ):
             host.handover_all(socket)
             server.wait_for_sessions(vms)
