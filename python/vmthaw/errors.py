@@ -180,3 +180,7 @@ class IncompleteSessionsError(StateError):
 
 class PageFailedError(VmthawError):
     """A page could not be served and the failure policy was applied."""
+
+
+class MissingExtraError(VmthawError, ImportError):
+    """An optional dependency is not installed. The text has the line that installs it."""

@@ -8,6 +8,8 @@ tested without Firecracker, KVM or a guest.
         vmm.handover("/run/vmthaw/vm.sock")
         vmm.touch("random", seed=1).check()
         vmm.verify(only_touched=False).check()
+
+For the whole of Firecracker, its API and its jailer too, `write_firecracker_double` writes executables.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vmthaw.testing._double_files import FirecrackerDouble, write_double_snapshot, write_firecracker_double
     from vmthaw.testing._fake_vmm import FakeVmm
     from vmthaw.testing._fake_vmm_host import FakeVmmHost
     from vmthaw.testing._memory_file import write_memory_file
@@ -26,11 +29,14 @@ __all__ = [
     "FakeVmmDiedError",
     "FakeVmmHost",
     "FindingsError",
+    "FirecrackerDouble",
     "Mismatch",
     "Report",
     "StormReport",
     "TextbookServer",
     "TouchReport",
+    "write_double_snapshot",
+    "write_firecracker_double",
     "write_memory_file",
 ]
 
@@ -40,6 +46,9 @@ _HOMES = {
     "FakeVmmHost": "_fake_vmm_host",
     "TextbookServer": "_textbook",
     "write_memory_file": "_memory_file",
+    "FirecrackerDouble": "_double_files",
+    "write_double_snapshot": "_double_files",
+    "write_firecracker_double": "_double_files",
     "FakeVmmDiedError": "_reports",
     "FindingsError": "_reports",
     "Mismatch": "_reports",
