@@ -8,12 +8,11 @@ import os
 import struct
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vmthaw._closing import Closing
 from vmthaw.testing import write_memory_file
 
 PAGE = 4096
@@ -68,7 +67,7 @@ def large_folio_share(path: Path) -> float | None:
     return sum(1 for word in words if word & _KPF_COMPOUND) / len(words)
 
 
-class MemoryFiles:
+class MemoryFiles(Closing):
     """``warm`` and ``cold``, `size` bytes each with the same contents, in a directory that goes with the object."""
 
     def __init__(self, size: int, directory: Path) -> None:
@@ -91,14 +90,6 @@ class MemoryFiles:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._directory.cleanup()

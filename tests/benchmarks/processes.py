@@ -9,8 +9,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from vmthaw._closing import Closing
 
 
 def thread_cpu_ns(pid: int) -> int:
@@ -22,7 +23,7 @@ def thread_cpu_ns(pid: int) -> int:
     return total
 
 
-class JsonProcess:
+class JsonProcess(Closing):
     """A child that talks JSON lines. A session of its own: Ctrl-C is the parent's business; it ends with its stdin."""
 
     def __init__(self, module: str, arguments: dict[str, Any]) -> None:
@@ -33,14 +34,6 @@ class JsonProcess:
             text=True,
             start_new_session=True,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

@@ -6,9 +6,9 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
+from vmthaw._closing import Closing
 from vmthaw.errors import VmthawValueError
 from vmthaw.testing._host import ChildProcess, PendingCall
 from vmthaw.testing._reports import (
@@ -46,7 +46,7 @@ def _regions_of(
     return [(_FIRST_REGION_BYTES, 0), (size - _FIRST_REGION_BYTES, _FIRST_REGION_BYTES)]
 
 
-class FakeVmm:
+class FakeVmm(Closing):
     """A stand-in for a VMM, in a process of its own.
 
     Maps memory as Firecracker does (anonymous, private, NORESERVE, 2 MiB-aligned; or ``kind`` ``"hugetlb"``,
@@ -103,14 +103,6 @@ class FakeVmm:
         from vmthaw.testing._fake_vmm_host import FakeVmmHost
 
         return FakeVmmHost(count, memory_path, **options)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _submit(self, operation: str, timeout: float, payload: bytes = b"", /, **arguments: Any) -> PendingCall:
         return self._child.submit(operation, self._number, timeout, payload, **arguments)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from vmthaw._closing import Closing
 from vmthaw.errors import VmthawValueError
 from vmthaw.testing._fake_vmm import FakeVmm, Pattern
 from vmthaw.testing._host import ChildProcess
 from vmthaw.testing._reports import TouchReport
 
 
-class FakeVmmHost:
+class FakeVmmHost(Closing):
     """Many `FakeVmm` in one process: ``vms`` is the list. Use it with ``with``."""
 
     def __init__(self, count: int, memory_path: str | os.PathLike[str], **options: Any) -> None:
@@ -27,14 +27,6 @@ class FakeVmmHost:
         except BaseException:
             self._child.kill()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

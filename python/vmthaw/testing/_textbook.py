@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from vmthaw._closing import Closing
 from vmthaw.errors import VmthawError, VmthawTimeoutError
 
 _CHILD = """
@@ -24,7 +24,7 @@ print(json.dumps(loop.serve(cpu)), flush=True)
 """
 
 
-class TextbookServer:
+class TextbookServer(Closing):
     """Serves one VM by the textbook: poll, read one message, copy one page from the mapped file.
 
     Runs in a child process; ``cpu`` pins it. Use it with ``with``; it ends when the VM hangs up. `stats` waits for that
@@ -59,14 +59,6 @@ class TextbookServer:
         except BaseException:
             self.close()  # Ctrl-C too must not leave a server behind that waits for a VM for ever
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

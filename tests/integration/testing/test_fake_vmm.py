@@ -21,21 +21,6 @@ PAGES = 512
 
 
 @pytest.fixture
-def memory_file(tmp_path: Path) -> Path:
-    path = tmp_path / "memory"
-    write_memory_file(path, PAGES * 4096, zero_share=0.3, seed=11)
-    return path
-
-
-@pytest.fixture
-def full_memory_file(tmp_path: Path) -> Path:
-    """No zero page: each page is unlike any other."""
-    path = tmp_path / "full"
-    write_memory_file(path, PAGES * 4096, seed=12)
-    return path
-
-
-@pytest.fixture
 def vmm(memory_file: Path, tmp_socket: Path) -> Iterator[FakeVmm]:
     with TextbookServer(tmp_socket, memory_file), FakeVmm(memory_file) as vmm:
         vmm.handover(tmp_socket)
