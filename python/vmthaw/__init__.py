@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Region,
         SessionEventKind,
         SessionState,
+        WorkingSetMode,
     )
     from vmthaw.server import (
         DetachedSession,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         register_regions,
         unregister_regions,
     )
+    from vmthaw.working_set import WorkingSet
 
 # Public name: the module that has it, imported when the name is first used.
 _HOMES = {
@@ -82,6 +84,8 @@ _HOMES = {
     "SessionState": "vmthaw.pager",
     "Userfaultfd": "vmthaw.userfaultfd",
     "UserfaultfdFactory": "vmthaw.userfaultfd",
+    "WorkingSet": "vmthaw.working_set",
+    "WorkingSetMode": "vmthaw.pager",
     "ZeroSource": "vmthaw.source",
     "register_regions": "vmthaw.userfaultfd",
     "unregister_regions": "vmthaw.userfaultfd",
@@ -118,6 +122,8 @@ __all__ = [
     "SessionState",
     "Userfaultfd",
     "UserfaultfdFactory",
+    "WorkingSet",
+    "WorkingSetMode",
     "ZeroSource",
     "__version__",
     "register_regions",

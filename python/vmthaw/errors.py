@@ -178,6 +178,10 @@ class IncompleteSessionsError(StateError):
     sessions: str = ""
 
 
+class WorkingSetFileError(VmthawValueError):
+    """A file that holds no working set, or a damaged one."""
+
+
 class PageFailedError(VmthawError):
     """A page could not be served and the failure policy was applied."""
 

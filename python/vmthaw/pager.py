@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vmthaw._core import (
     EndReason,
@@ -22,9 +22,15 @@ from vmthaw._core import (
     Region,
     SessionEventKind,
     SessionState,
+    WorkingSetMode,
     check_regions,
 )
 from vmthaw.errors import VmthawValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vmthaw.working_set import Recorded
 
 _PAGE_BYTES = 4096
 
@@ -42,6 +48,7 @@ __all__ = [
     "Region",
     "SessionEventKind",
     "SessionState",
+    "WorkingSetMode",
     "check_regions",
 ]
 
@@ -78,6 +85,22 @@ class PrewarmList:
         `kernel_text_span=2 << 20` adds the 2 MiB round the kernel text, a usual choice.
         """
         return cls([kernel_text, vcpu0_stack, fdt], kernel_text_span)
+
+    @classmethod
+    def from_trace(
+        cls, trace: Recorded | NDArray[Any], *, limit: int | None = None, session: int | None = None
+    ) -> Self:
+        """The pages that faults of a recorded run asked for, in first-touch order; the first `limit` of them.
+
+        Takes what `WorkingSet.from_trace` takes. For more than a few pages a `WorkingSet` is faster: it is installed in
+        large pieces and needs not hold the VM up. Raises VmthawValueError.
+        """
+        if limit is not None and limit < 0:
+            raise VmthawValueError(f"limit must not be negative, got {limit}")
+        from vmthaw.working_set import touched_pages
+
+        pages, _ = touched_pages(trace, ("demand",), session)
+        return cls(pages[:limit].tolist())
 
     def guest_addresses(self) -> list[int]:
         """What is installed, in order and each page once: aligned down, the span filled in."""

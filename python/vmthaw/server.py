@@ -5,31 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from vmthaw import _core, _lifecycle
 from vmthaw._async_waiters import AsyncWaiters
 from vmthaw._core import MemoryLayout, PagerConfig, PagerSession, PagerStats, PageSource, Region, SessionEventKind
 from vmthaw._ending import StopMode, Taker, end_sessions, refuse_incomplete
 from vmthaw._limits import raise_descriptor_limit
+from vmthaw._session_inputs import SessionInputs, SourceFactory, WorkingSetFactory, guest_addresses, runs_of
 from vmthaw.errors import ForkedError, PageFailedError, StateError, VmthawTimeoutError, VmthawValueError
 from vmthaw.pager import PrewarmList
 from vmthaw.server_values import DetachedSession, Failure, HandoverInfo, SessionEvent
 
+if TYPE_CHECKING:
+    from vmthaw.working_set import WorkingSet
+
 __all__ = ["DetachedSession", "Failure", "HandoverInfo", "PageServer", "SessionEvent", "raise_descriptor_limit"]
-
-_log = logging.getLogger("vmthaw.server")
-
-SourceFactory = Callable[[HandoverInfo], PageSource]
-
-
-def _guest_addresses(prewarm: PrewarmList | Iterable[int]) -> list[int]:
-    return list(prewarm.guest_addresses() if isinstance(prewarm, PrewarmList) else prewarm)
 
 
 class PageServer:
@@ -39,7 +34,10 @@ class PageServer:
     gives a `PageSource`. `socket_fd` is a listening socket given by systemd instead of a path. `owner_uid`/`owner_gid`
     own the socket file (mode 0600), `required_uid` must be the peer's. A connection that has not sent its whole message
     within `handover_timeout` seconds is closed. `prewarm` lists guest addresses whose pages are installed before the
-    first fault is read.
+    first fault is read. `working_set` is what a former restore touched: its pages are installed in large pieces as
+    ``config.working_set_mode`` says, beside the guest from the hand-over on (giving way to its faults), or before its
+    first fault is read. One for all, or a callable asked once per hand-over, which may give None. Pages of it that
+    cannot be had are left to their faults.
 
     A context manager: leaving it drains every VM for at most `config.drain_timeout` seconds, then applies the failure
     policy to what is missing. Everything is safe from any thread; waits release the GIL, end with Ctrl-C and take a
@@ -59,6 +57,7 @@ class PageServer:
         required_uid: int | None = None,
         handover_timeout: float = 5.0,
         prewarm: PrewarmList | Iterable[int] = (),
+        working_set: WorkingSet | WorkingSetFactory | None = None,
     ) -> None:
         if source is None:
             raise VmthawValueError(
@@ -66,14 +65,14 @@ class PageServer:
             )
         if socket_path is None and socket_fd is None:
             raise VmthawValueError("a PageServer needs socket_path or socket_fd; for a descriptor use PageServer.adopt")
-        addresses = _guest_addresses(prewarm)
+        addresses = guest_addresses(prewarm)
         raise_descriptor_limit()
         config = config or PagerConfig()
-        fixed = source if isinstance(source, PageSource) else None
+        inputs = SessionInputs(source, working_set)
         core = _core.PageServer(
             socket_path=os.fspath(socket_path) if socket_path is not None else None,
             socket_fd=socket_fd,
-            source=fixed,
+            source=inputs.fixed_source,
             config=config,
             layout=layout or MemoryLayout.host(),
             owner_uid=owner_uid,
@@ -81,22 +80,21 @@ class PageServer:
             required_uid=required_uid,
             handover_timeout=handover_timeout,
             prewarm=addresses,
+            working_set=inputs.fixed_runs,
         )
-        factory = None if isinstance(source, PageSource) else source
         self._prewarms = bool(addresses)
-        self._init(core, config, factory, os.fspath(socket_path) if socket_path is not None else f"fd {socket_fd}")
+        self._init(core, config, inputs, os.fspath(socket_path) if socket_path is not None else f"fd {socket_fd}")
 
-    def _init(self, core: _core.PageServer, config: PagerConfig, factory: SourceFactory | None, name: str) -> None:
+    def _init(self, core: _core.PageServer, config: PagerConfig, inputs: SessionInputs, name: str) -> None:
         self._core = core
         self._config = config
-        self._factory = factory
+        self._inputs = inputs
         self._socket_path = name
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._started = False
         self._closed = False
         self._waiters = AsyncWaiters()
-        self._handovers = 0
         self._events: list[SessionEvent] = []
         self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -112,6 +110,7 @@ class PageServer:
         label: str = "adopted",
         page_states: Iterable[bytes] = (),
         prewarm: PrewarmList | Iterable[int] = (),
+        working_set: WorkingSet | None = None,
     ) -> Self:
         """A started server without a socket, for one userfaultfd that came another way.
 
@@ -122,11 +121,12 @@ class PageServer:
         """
         config = config or PagerConfig()
         core = _core.PageServer(
-            socket_path=None, socket_fd=None, source=source, config=config, prewarm=_guest_addresses(prewarm)
-        )
+            socket_path=None, socket_fd=None, source=source, config=config, prewarm=guest_addresses(prewarm),
+            working_set=runs_of(working_set),
+        )  # fmt: skip
         server = cls.__new__(cls)
         server._prewarms = False
-        server._init(core, config, None, "adopted")
+        server._init(core, config, SessionInputs(source, working_set), "adopted")
         server.start()
         try:
             server._core.adopt(
@@ -296,7 +296,8 @@ class PageServer:
         news: list[SessionEvent] = []
         for t_ns, session, kind in self._core.take_events():
             if kind is SessionEventKind.needs_source:
-                self._provide_source(session)
+                if not self._closed:  # close() has refused whoever waited
+                    self._inputs.provide(self._core, session, repr(self))
             else:
                 news.append(SessionEvent(t_ns, session, kind))
         if news:
@@ -305,22 +306,6 @@ class PageServer:
                 del self._events[:-4096]
             os.eventfd_write(self._event_fd, 1)
         self._waiters.wake()
-
-    def _provide_source(self, session: int) -> None:
-        factory = self._factory
-        if factory is None or self._closed:
-            return  # close() has refused whoever waited
-        number, self._handovers = self._handovers, self._handovers + 1
-        try:
-            source = factory(HandoverInfo(number))
-            if not isinstance(source, PageSource):
-                raise TypeError(f"the source callable gave {type(source).__name__}, not a PageSource")
-        except Exception as error:
-            _log.exception("the source callable of %r raised", self)
-            self._core.refuse_source(session, f"{type(error).__name__}: {error}")
-        else:
-            with contextlib.suppress(VmthawValueError):  # refused meanwhile: the server was stopped
-                self._core.provide_source(session, source)
 
     def _wait(self, wait: Callable[[float | None], bool], timeout: float | None, what: str) -> None:
         self._check_process()

@@ -1,3 +1,4 @@
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <chrono>
@@ -16,6 +17,7 @@ namespace vmthaw::bindings {
 namespace {
 
 using Release = py::call_guard<py::gil_scoped_release>;
+using RunArray = py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>;
 
 // A caller's descriptor stays the caller's, whatever becomes of ours.
 UniqueFd duplicate(int fd, const char* what) {
@@ -27,15 +29,36 @@ UniqueFd duplicate(int fd, const char* what) {
     return held;
 }
 
+// Rows of (guest address, size). With the GIL held: it reads numpy's memory.
+GuestRuns runs_of(const std::optional<RunArray>& rows) {
+    if (!rows) {
+        return {};
+    }
+    if (rows->ndim() != 2 || rows->shape(1) != 2) {
+        throw ArgumentError("working_set must be an array of shape (n, 2): guest address and size in bytes");
+    }
+    std::vector<GuestRun> runs;
+    const auto view = rows->unchecked<2>();
+    runs.reserve(static_cast<std::size_t>(view.shape(0)));
+    for (py::ssize_t i = 0; i < view.shape(0); ++i) {
+        runs.push_back({view(i, 0), view(i, 1)});
+    }
+    const py::gil_scoped_release release;
+    return make_guest_runs(std::move(runs));
+}
+
 std::shared_ptr<PageServer> make_server(const std::optional<std::string>& socket_path, std::optional<int> socket_fd,
                                         std::shared_ptr<PageSource> source, const PagerConfig& config,
                                         const MemoryLayout& layout, std::optional<unsigned> owner_uid,
                                         std::optional<unsigned> owner_gid, std::optional<unsigned> required_uid,
-                                        double handover_timeout, std::vector<std::uint64_t> prewarm) {
+                                        double handover_timeout, std::vector<std::uint64_t> prewarm,
+                                        const std::optional<RunArray>& working_set) {
     if (!(handover_timeout > 0 && handover_timeout <= 86400)) {
         throw ArgumentError("handover_timeout must be more than 0 and at most 86400 seconds");
     }
     PageServerOptions options;
+    options.working_set = runs_of(working_set);
+    const py::gil_scoped_release release;
     options.source = std::move(source);
     options.config = config;
     options.layout = layout;
@@ -92,11 +115,19 @@ void register_handover(py::module_& module) {
         .def(py::init(&make_server), py::kw_only(), py::arg("socket_path"), py::arg("socket_fd"), py::arg("source"),
              py::arg("config"), py::arg("layout") = MemoryLayout::host(), py::arg("owner_uid") = py::none(),
              py::arg("owner_gid") = py::none(), py::arg("required_uid") = py::none(), py::arg("handover_timeout") = 5.0,
-             py::arg("prewarm") = std::vector<std::uint64_t>{}, Release())
+             py::arg("prewarm") = std::vector<std::uint64_t>{}, py::arg("working_set") = py::none())
         .def("start", &PageServer::start, Release())
         .def("adopt", &adopt, py::arg("fd"), py::arg("regions"), py::arg("source"), py::arg("pidfd"), py::arg("label"),
              py::arg("page_states"), Release())
-        .def("provide_source", &PageServer::provide_source, py::arg("session"), py::arg("source"), Release())
+        .def(
+            "provide_source",
+            [](PageServer& server, std::uint32_t session, std::shared_ptr<PageSource> source,
+               const std::optional<RunArray>& working_set) {
+                GuestRuns runs = runs_of(working_set);
+                const py::gil_scoped_release release;
+                server.provide_source(session, std::move(source), std::move(runs));
+            },
+            py::arg("session"), py::arg("source"), py::arg("working_set") = py::none())
         .def("refuse_source", &PageServer::refuse_source, py::arg("session"), py::arg("why"), Release())
         .def_property_readonly("sessions", unlocked(&PageServer::sessions))
         .def_property_readonly("ended_sessions", unlocked(&PageServer::ended_sessions))

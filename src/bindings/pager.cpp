@@ -95,17 +95,22 @@ void register_config(py::module_& module) {
         .value("sharded", Placement::sharded, "One pinned worker.")
         .value("pinned", Placement::pinned, "The worker of a given processor.")
         .finalize();
+    py::native_enum<WorkingSetMode>(module, "WorkingSetMode", "enum.Enum", "When a recorded working set is installed.")
+        .value("alongside", WorkingSetMode::alongside,
+               "From the hand-over on, while the guest runs, giving way to its faults.")
+        .value("before", WorkingSetMode::before, "Before the first fault is read.")
+        .finalize();
     py::class_<PagerConfig>(module, "PagerConfig", R"(How a pager behaves. A plain value; times in seconds.
 
 fill_mode and fill_bytes (a power of two, 4096 to 1 GiB): the fill planner. retries after the first try of a failing
 source, retry_min to retry_max apart, jittered. failure_policy, placement and cpu (for Placement.pinned). poll_interval:
 how often one session in turn is checked for lost registrations (0: never). drain_timeout: how long draining may take.
 max_in_flight: faults that may wait for source threads, per VM. trace_records: capacity of a session's ring of fault
-records (0: none). Raises VmthawValueError that names the field.)")
+records (0: none). working_set_mode: when a server's working set is installed. Raises VmthawValueError that names the field.)")
         .def(py::init([](FillMode fill_mode, std::uint64_t fill_bytes, std::uint32_t retries, double retry_min,
                          double retry_max, FailurePolicy failure_policy, Placement placement, int cpu,
                          double poll_interval, double drain_timeout, std::uint32_t max_in_flight,
-                         std::uint32_t trace_records) {
+                         std::uint32_t trace_records, WorkingSetMode working_set_mode) {
                  PagerConfig config{.fill_mode = fill_mode,
                                     .fill_bytes = fill_bytes,
                                     .retries = retries,
@@ -117,7 +122,8 @@ records (0: none). Raises VmthawValueError that names the field.)")
                                     .poll_interval_ns = to_ns(poll_interval, "poll_interval"),
                                     .drain_timeout_ns = to_ns(drain_timeout, "drain_timeout"),
                                     .max_in_flight = max_in_flight,
-                                    .trace_records = trace_records};
+                                    .trace_records = trace_records,
+                                    .working_set_mode = working_set_mode};
                  check_config(config);
                  return config;
              }),
@@ -125,7 +131,8 @@ records (0: none). Raises VmthawValueError that names the field.)")
              py::arg("retries") = 3, py::arg("retry_min") = 0.05, py::arg("retry_max") = 0.5,
              py::arg("failure_policy") = FailurePolicy::automatic, py::arg("placement") = Placement::automatic,
              py::arg("cpu") = -1, py::arg("poll_interval") = 1.0, py::arg("drain_timeout") = 30.0,
-             py::arg("max_in_flight") = 4096, py::arg("trace_records") = 0)
+             py::arg("max_in_flight") = 4096, py::arg("trace_records") = 0,
+             py::arg("working_set_mode") = WorkingSetMode::alongside)
         .def_readonly("fill_mode", &PagerConfig::fill_mode)
         .def_readonly("fill_bytes", &PagerConfig::fill_bytes)
         .def_readonly("retries", &PagerConfig::retries)
@@ -134,6 +141,7 @@ records (0: none). Raises VmthawValueError that names the field.)")
         .def_readonly("cpu", &PagerConfig::cpu)
         .def_readonly("max_in_flight", &PagerConfig::max_in_flight)
         .def_readonly("trace_records", &PagerConfig::trace_records)
+        .def_readonly("working_set_mode", &PagerConfig::working_set_mode)
         .def_property_readonly("retry_min", [](const PagerConfig& config) { return to_s(config.retry_min_ns); })
         .def_property_readonly("retry_max", [](const PagerConfig& config) { return to_s(config.retry_max_ns); })
         .def_property_readonly("poll_interval", [](const PagerConfig& config) { return to_s(config.poll_interval_ns); })
@@ -145,7 +153,7 @@ void register_stats(py::module_& module) {
     py::class_<PagerStats>(module, "PagerStats", R"(Counters of a pager, session or server at one moment. A plain value.
 
 Pages are host pages of their region. faults counts messages, serve_fault calls and pre-warmed pages; installed holds
-zero; redundant is EEXIST (somebody was faster); coalesced joined a fill under way; deferred was parked on EAGAIN;
+zero; prefetched came from a working set; redundant is EEXIST (somebody was faster); coalesced joined a fill under way; deferred was parked on EAGAIN;
 forwarded are foreign faults and unknown events; source_bytes were copied from the source.)")
         .def(py::init<>())
         .def_readonly("faults", &PagerStats::faults)
@@ -154,6 +162,7 @@ forwarded are foreign faults and unknown events; source_bytes were copied from t
         .def_readonly("zero", &PagerStats::zero)
         .def_readonly("fault_around", &PagerStats::fault_around)
         .def_readonly("populated", &PagerStats::populated)
+        .def_readonly("prefetched", &PagerStats::prefetched)
         .def_readonly("redundant", &PagerStats::redundant)
         .def_readonly("coalesced", &PagerStats::coalesced)
         .def_readonly("retried", &PagerStats::retried)

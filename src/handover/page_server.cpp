@@ -1,10 +1,8 @@
 #include "handover/page_server.hpp"
 
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
@@ -61,7 +59,7 @@ void PageServer::start() {
 }
 
 // Nothing that is wrong with a hand-over may end in a VM that runs on with zeros for memory.
-void PageServer::begin_session(Waiting waiting, std::shared_ptr<PageSource> source) {
+void PageServer::begin_session(Waiting waiting, std::shared_ptr<PageSource> source, GuestRuns working_set) {
     const std::string from = "hand-over from " + waiting.label + ": ";
     std::vector<Region> regions;
     try {
@@ -72,14 +70,15 @@ void PageServer::begin_session(Waiting waiting, std::shared_ptr<PageSource> sour
         return;
     }
     try {
-        make_session(std::move(waiting), std::move(regions), std::move(source));
+        make_session(std::move(waiting), std::move(regions), std::move(source), std::move(working_set));
     } catch (const Error& error) {
         add_failure(0, from + error.what(),
                     options_.config.failure_policy == FailurePolicy::kill ? "failure_policy" : "regions");
     }
 }
 
-void PageServer::make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source) {
+void PageServer::make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source,
+                              GuestRuns working_set) {
     SessionOptions options{.userfaultfd = std::move(waiting.handover.userfaultfd),
                            .regions = std::move(regions),
                            .source = std::move(source),
@@ -88,7 +87,8 @@ void PageServer::make_session(Waiting waiting, std::vector<Region> regions, std:
                            .socket = std::move(waiting.handover.socket),
                            .label = std::move(waiting.label),
                            .prewarm = options_.prewarm,
-                           .page_states = {}};
+                           .page_states = {},
+                           .working_set = std::move(working_set)};
     const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
     add_session(session);
     session->start();
@@ -118,57 +118,12 @@ std::shared_ptr<PagerSession> PageServer::adopt(Userfaultfd userfaultfd, std::ve
                            .socket = {},
                            .label = std::move(label),
                            .prewarm = options_.prewarm,
-                           .page_states = std::move(sorted_states)};
+                           .page_states = std::move(sorted_states),
+                           .working_set = options_.working_set};
     const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
     add_session(session);
     session->start();
     return session;
-}
-
-void PageServer::provide_source(std::uint32_t session, std::shared_ptr<PageSource> source) {
-    guard_.check("PageServer");
-    std::optional<Waiting> waiting = take_waiting(session);
-    if (!waiting) {
-        throw ArgumentError("no session waits for a source under this number: " + std::to_string(session));
-    }
-    begin_session(std::move(*waiting), std::move(source));
-}
-
-void PageServer::refuse_source(std::uint32_t session, const std::string& why) {
-    guard_.check("PageServer");
-    if (std::optional<Waiting> waiting = take_waiting(session)) {
-        refuse_vm(*waiting, session, why);
-    }
-}
-
-std::optional<PageServer::Waiting> PageServer::take_waiting(std::uint32_t session) {
-    const std::lock_guard lock(mutex_);
-    auto node = waiting_.extract(session);
-    if (node.empty()) {
-        return std::nullopt;
-    }
-    return std::move(node.mapped());
-}
-
-// A VM without its memory must not run on with zeros. True when it was killed.
-bool PageServer::apply_policy(Waiting& waiting) const {
-    const bool can_kill = waiting.pid_fd && waiting.pid_fd.pid() != ::getpid() &&
-                          (options_.config.failure_policy == FailurePolicy::automatic ||
-                           options_.config.failure_policy == FailurePolicy::kill);
-    if (can_kill) {
-        static_cast<void>(waiting.pid_fd.send_signal(SIGKILL));
-    } else {
-        for (const Region& region : waiting.handover.regions) {
-            static_cast<void>(waiting.handover.userfaultfd.poison(region.host_address, region.size));
-        }
-    }
-    return can_kill;
-}
-
-void PageServer::refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why) {
-    const bool killed = apply_policy(waiting);
-    add_failure(session, waiting.label + ": no page source for it: " + why + (killed ? "; it was killed" : ""),
-                "source");
 }
 
 void PageServer::add_session(const std::shared_ptr<PagerSession>& session) {

@@ -31,6 +31,7 @@ struct PageServerOptions {
     std::optional<uid_t> required_uid;  // of the peer, by SO_PEERCRED
     std::uint64_t handover_timeout_ns = 5'000'000'000;
     std::vector<std::uint64_t> prewarm;  // guest addresses
+    GuestRuns working_set = {};          // of every session that is not given its own; may be null
 };
 
 struct ServerEvent {
@@ -63,8 +64,9 @@ public:
     std::shared_ptr<PagerSession> adopt(Userfaultfd userfaultfd, std::vector<Region> regions,
                                         std::shared_ptr<PageSource> source, PidFd pid_fd, std::string label,
                                         std::vector<std::vector<std::uint8_t>> page_states = {});
-    // Answers a needs_source event. Throws ArgumentError for an unknown session.
-    void provide_source(std::uint32_t session, std::shared_ptr<PageSource> source);
+    // Answers a needs_source event; `working_set` (may be null) takes the place of the options'. Throws ArgumentError
+    // for an unknown session.
+    void provide_source(std::uint32_t session, std::shared_ptr<PageSource> source, GuestRuns working_set = {});
     // The same, when there is none to give: the failure policy decides about the VM.
     void refuse_source(std::uint32_t session, const std::string& why);
 
@@ -117,8 +119,9 @@ private:
     [[nodiscard]] std::optional<Waiting> take_waiting(std::uint32_t session);
     void refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why);
     bool apply_policy(Waiting& waiting) const;
-    void begin_session(Waiting waiting, std::shared_ptr<PageSource> source);
-    void make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source);
+    void begin_session(Waiting waiting, std::shared_ptr<PageSource> source, GuestRuns working_set);
+    void make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source,
+                      GuestRuns working_set);
     void add_session(const std::shared_ptr<PagerSession>& session);
     void add_failure(std::uint32_t session, const std::string& text, const std::string& field);
     void push_event(SessionEventKind kind, std::uint32_t session) noexcept;

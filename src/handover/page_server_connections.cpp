@@ -140,7 +140,7 @@ void PageServer::complete(Connection connection) {
         push_event(SessionEventKind::needs_source, number);
         return;
     }
-    begin_session(std::move(waiting), options_.source);
+    begin_session(std::move(waiting), options_.source, options_.working_set);
 }
 
 }  // namespace vmthaw

@@ -7,6 +7,12 @@
 #include "base/log.hpp"
 
 namespace vmthaw {
+namespace {
+
+// Pages looked at for the next absent one, under the gate: 0.2 us.
+constexpr std::uint64_t kFarthestNext = 512;
+
+}  // namespace
 
 std::uint64_t MessageHandler::smallest_page(const SessionCore& core) noexcept {
     std::uint64_t smallest = ~std::uint64_t{0};
@@ -129,15 +135,28 @@ void MessageHandler::plan_absent(const MappedRegion& mapped, std::uint64_t page,
         plan.pages = std::min(plan.pages, mapped.region.pages() - page);
     }
     mapped.set(page, PageState::filling);
+    // Over pages that are there already (a working set's), or a scan would fault once for each gap between them.
+    const std::uint64_t limit = plan.first_page + plan.pages - base;
     std::uint64_t end = page + 1;
-    while (end < plan.first_page + plan.pages - base && mapped.change(end, PageState::absent, PageState::filling)) {
-        ++end;
+    for (std::uint64_t next = end; next < limit; ++next) {
+        if (mapped.change(next, PageState::absent, PageState::filling)) {
+            end = next + 1;
+        } else if (mapped.state(next) != PageState::present) {
+            break;
+        }
     }
     std::uint64_t first = page;
     while (first > plan.first_page - base && mapped.change(first - 1, PageState::absent, PageState::filling)) {
         --first;
     }
-    planner_.filled({base + first, end - first});
+    // Where a scan will fault next.
+    std::uint64_t next = end;
+    const bool is_stream = core_.config.fill_mode == FillMode::window;
+    const std::uint64_t farthest = is_stream ? std::min(mapped.region.pages(), end + kFarthestNext) : end;
+    while (next < farthest && mapped.state(next) == PageState::present) {
+        ++next;
+    }
+    planner_.filled({base + first, next - first});
     // Installed first and by itself, so it need not be looked at again when it is the first.
     if (first == page) {
         ++first;

@@ -1,13 +1,11 @@
 #include "pager/page_installer.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <shared_mutex>
 
 #include "base/clock.hpp"
-#include "base/mapping.hpp"
+#include "pager/huge_zeros.hpp"
 #include "userfaultfd/page_presence.hpp"
 
 namespace vmthaw {
@@ -18,21 +16,17 @@ namespace {
 // messages would be read, found present and woken one by one, which is worse.
 constexpr std::uint64_t kStepBytes = 512U << 10U;
 constexpr std::uint64_t kZeroStepBytes = 2U << 20U;
-constexpr std::uint64_t kHugePage = 2U << 20U;
 constexpr std::uint16_t kPoolPatience = 20;  // parks of up to 2 ms before an empty huge page pool is a failure
 constexpr std::uint64_t kWholeCheckNs = 1'000'000;
 
-// hugetlb has no ZEROPAGE: its zeros are copied from here. Never written, so it stays the kernel's one zero page.
-const std::byte* huge_zeros() noexcept {
-    static const Mapping zeros = [] {
-        try {
-            return Mapping::map(kHugePage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
-                                "mmap(zeros)");
-        } catch (const Error&) {
-            return Mapping();  // COPY from null then fails with EFAULT, and the fault by its policy
-        }
-    }();
-    return zeros.data();
+// At least one page; more where a window goes over pages that were there before it.
+std::uint64_t skip_present(const MappedRegion& mapped, std::uint64_t page, std::uint64_t max_pages) noexcept {
+    const std::uint64_t limit = std::min(max_pages, mapped.region.pages() - page);
+    std::uint64_t pages = 1;
+    while (pages < limit && mapped.state(page + pages) == PageState::present) {
+        ++pages;
+    }
+    return pages;
 }
 
 FillFailure at(const MappedRegion& mapped, std::uint64_t page) noexcept {
@@ -92,7 +86,7 @@ PageInstaller::Step PageInstaller::step(FillTask& task, std::uint64_t address, s
             if (demanded ? state == PageState::present : state == PageState::removed || state == PageState::absent) {
                 core_.uffd.wake(run.address(), mapped->region.page_size);
             }
-            return {FillResult::done, 1};
+            return {FillResult::done, demanded ? 1 : skip_present(*mapped, page, max_pages)};
         }
         if (run.page_class != PageClass::data) {
             return zero_run(task, run, context, failure);

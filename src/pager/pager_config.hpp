@@ -23,6 +23,12 @@ enum class Placement : std::uint8_t {
     pinned,     // the worker of `cpu` has it: for a vCPU pinned there
 };
 
+// When a recorded working set is installed.
+enum class WorkingSetMode : std::uint8_t {
+    alongside,  // from the hand-over on, while the guest runs, giving way to its faults
+    before,     // before the first fault is read
+};
+
 // How a pager behaves. A plain value; copied into each session.
 struct PagerConfig {
     FillMode fill_mode = FillMode::window;
@@ -37,6 +43,7 @@ struct PagerConfig {
     std::uint64_t drain_timeout_ns = 30'000'000'000;
     std::uint32_t max_in_flight = 4096;  // faults waiting for source threads, per VM
     std::uint32_t trace_records = 0;     // capacity of the session's trace ring; 0: no records
+    WorkingSetMode working_set_mode = WorkingSetMode::alongside;
 };
 
 // Throws ArgumentError that names the field.

@@ -89,6 +89,11 @@ PagerSession::PagerSession(SessionOptions options, PageTable table, SessionObser
       prewarm_(std::move(options.prewarm)),
       observer_(observer) {
     core_.id = g_next_id.fetch_add(1);
+    if (options.working_set && !options.working_set->empty()) {
+        const bool before = core_.config.working_set_mode == WorkingSetMode::before;
+        replay_ = std::make_unique<WorkingSetReplay>(core_, std::move(options.working_set),
+                                                     before ? FaultKind::prewarm : FaultKind::prefetch);
+    }
     core_.uffd.set_nonblocking(true);
 }
 
@@ -102,7 +107,7 @@ PagerSession::~PagerSession() {
 void PagerSession::start() {
     const std::shared_ptr<PagerSession> self = shared_from_this();
     runtime_.control().post([self] { self->watch_peer(); });
-    if (prewarm_.empty()) {
+    if (prewarm_.empty() && (!replay_ || core_.config.working_set_mode == WorkingSetMode::alongside)) {
         begin_serving();
     } else {
         runtime_.source_lane().submit({self, LaneWork::prewarm, {}});
@@ -111,6 +116,7 @@ void PagerSession::start() {
 
 void PagerSession::begin_serving() {
     std::optional<std::uint64_t> drain_ns;
+    const bool replays = replay_ && !replay_done_.load();
     {
         // Attached under the lock, or end() could come between, detach nobody, and close what the workers then look at.
         const std::lock_guard lock(mutex_);
@@ -120,7 +126,10 @@ void PagerSession::begin_serving() {
         state_ = SessionState::serving;
         drain_ns = drain_wanted_ns_;
         runtime_.attach(std::static_pointer_cast<WorkerClient>(shared_from_this()), core_.config.placement,
-                        core_.config.cpu, core_.config.poll_interval_ns);
+                        core_.config.cpu, core_.config.poll_interval_ns, replays);
+    }
+    if (replays) {
+        runtime_.source_lane().submit({shared_from_this(), LaneWork::working_set, {}});
     }
     changed_.notify_all();
     notify(SessionEventKind::connected);
@@ -137,6 +146,9 @@ void PagerSession::run(LaneTask task, const FillContext& context) noexcept {
                 return;
             case LaneWork::prewarm:
                 run_prewarm(context);
+                return;
+            case LaneWork::working_set:
+                replay_some(context);
                 return;
             case LaneWork::populate:
                 populate_some(context);

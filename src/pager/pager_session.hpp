@@ -18,6 +18,7 @@
 #include "pager/session_core.hpp"
 #include "pager/session_event.hpp"
 #include "pager/toucher_finder.hpp"
+#include "pager/working_set_replay.hpp"
 
 namespace vmthaw {
 
@@ -38,6 +39,7 @@ struct SessionOptions {
     std::string label;
     std::vector<std::uint64_t> prewarm;  // guest addresses, installed before the first fault is read
     std::vector<std::vector<std::uint8_t>> page_states = {};  // as in DetachedSession, by region; empty: all are absent
+    GuestRuns working_set = {};                               // may be null; installed as config.working_set_mode says
 };
 
 // One VM's memory, served until the VM is gone or somebody says what else becomes of it. It is never closed with pages
@@ -106,6 +108,9 @@ private:
     [[nodiscard]] bool poison(std::uint64_t host_address, std::uint64_t size) noexcept;
     void run_prewarm(const FillContext& context) noexcept;
     void prewarm_page(FillTask& task, const FillContext& context) noexcept;
+    void replay_some(const FillContext& context) noexcept;
+    void replay_before(const FillContext& context) noexcept;
+    void end_replay() noexcept;
     void populate_some(const FillContext& context) noexcept;
     [[nodiscard]] bool claim_next(FillTask& task) noexcept;
     void finish_drain() noexcept;
@@ -133,6 +138,9 @@ private:
     const FailurePolicy policy_;
     UniqueFd socket_;
     std::vector<std::uint64_t> prewarm_;
+    std::unique_ptr<WorkingSetReplay> replay_;  // null: no working set
+    std::atomic<bool> replay_done_{false};
+    std::uint16_t replay_waits_ = 0;  // the replaying thread's
     std::atomic<std::uint32_t> in_flight_{0};
     std::atomic<bool> overflowed_{false};
     std::atomic<bool> first_fault_seen_{false};

@@ -12,6 +12,7 @@ PagerStats snapshot(const PagerCounters& counters) noexcept {
     stats.zero = counters.zero.load(std::memory_order_relaxed);
     stats.fault_around = counters.fault_around.load(std::memory_order_relaxed);
     stats.populated = counters.populated.load(std::memory_order_relaxed);
+    stats.prefetched = counters.prefetched.load(std::memory_order_relaxed);
     stats.redundant = counters.redundant.load(std::memory_order_relaxed);
     stats.coalesced = counters.coalesced.load(std::memory_order_relaxed);
     stats.retried = counters.retried.load(std::memory_order_relaxed);
@@ -36,6 +37,7 @@ PagerStats& PagerStats::operator+=(const PagerStats& other) noexcept {
     zero += other.zero;
     fault_around += other.fault_around;
     populated += other.populated;
+    prefetched += other.prefetched;
     redundant += other.redundant;
     coalesced += other.coalesced;
     retried += other.retried;

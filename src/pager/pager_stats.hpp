@@ -17,6 +17,7 @@ struct PagerCounters {
     std::atomic<std::uint64_t> zero{0};          // pages installed as zeros
     std::atomic<std::uint64_t> fault_around{0};  // pages installed beyond the one asked for
     std::atomic<std::uint64_t> populated{0};     // pages installed by background filling
+    std::atomic<std::uint64_t> prefetched{0};    // pages installed from a working set
     std::atomic<std::uint64_t> redundant{0};     // EEXIST: somebody was faster
     std::atomic<std::uint64_t> coalesced{0};     // faults that joined a fill under way
     std::atomic<std::uint64_t> retried{0};       // source reads tried again
@@ -43,6 +44,7 @@ struct PagerStats {
     std::uint64_t zero = 0;
     std::uint64_t fault_around = 0;
     std::uint64_t populated = 0;
+    std::uint64_t prefetched = 0;
     std::uint64_t redundant = 0;
     std::uint64_t coalesced = 0;
     std::uint64_t retried = 0;

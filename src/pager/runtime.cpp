@@ -69,9 +69,10 @@ Runtime::~Runtime() {
 }
 
 void Runtime::attach(const std::shared_ptr<WorkerClient>& client, Placement placement, int cpu,
-                     std::uint64_t poll_interval_ns) {
+                     std::uint64_t poll_interval_ns, bool narrow) {
     const std::lock_guard lock(mutex_);
     Seat seat;
+    seat.narrow = narrow;
     seat.client = client;
     seat.placement = placement;
     seat.poll_interval_ns = poll_interval_ns;
@@ -87,6 +88,14 @@ void Runtime::attach(const std::shared_ptr<WorkerClient>& client, Placement plac
     seats_[client.get()] = std::move(seat);
     rebalance();
     schedule_check();
+}
+
+void Runtime::widen(const WorkerClient* client) {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = seats_.find(client); found != seats_.end() && found->second.narrow) {
+        found->second.narrow = false;
+        place(found->second);
+    }
 }
 
 void Runtime::schedule_check() {
@@ -192,7 +201,8 @@ void Runtime::rebalance() {
 }
 
 void Runtime::place(Seat& seat) {
-    const bool everywhere = seat.placement == Placement::local || (seat.placement == Placement::automatic && local_);
+    const bool everywhere =
+        !seat.narrow && (seat.placement == Placement::local || (seat.placement == Placement::automatic && local_));
     for (std::size_t i = 0; i < workers_.size(); ++i) {
         const bool wanted = everywhere || i == seat.home;
         if (wanted && !seat.at_worker[i]) {

@@ -37,9 +37,12 @@ public:
     [[nodiscard]] TaskLane& retry_lane() noexcept { return *retry_lane_; }
     [[nodiscard]] TaskLane& source_lane() noexcept { return *source_lane_; }
 
-    // Every `poll_interval_ns` (of the most eager one; 0: never) one client in turn gets check().
+    // Every `poll_interval_ns` (of the most eager one; 0: never) one client in turn gets check(). `narrow`: one worker
+    // alone has it until widen(), because somebody works for it on the other processors meanwhile.
     void attach(const std::shared_ptr<WorkerClient>& client, Placement placement, int cpu,
-                std::uint64_t poll_interval_ns);
+                std::uint64_t poll_interval_ns, bool narrow = false);
+    // Idempotent; nothing happens to a client that is not attached.
+    void widen(const WorkerClient* client);
     // `done` runs on some worker's thread once none of them will touch the client again.
     void detach(const WorkerClient* client, std::function<void()> done);
     [[nodiscard]] std::size_t threads() const;
@@ -52,6 +55,7 @@ private:
         std::uint64_t poll_interval_ns = 0;
         std::vector<bool> at_worker;  // where it is attached
         std::size_t seen_at = 0;      // the worker on whose processor it faulted when last looked at
+        bool narrow = false;
     };
 
     Runtime();

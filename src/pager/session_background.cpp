@@ -45,6 +45,9 @@ void PagerSession::run_prewarm(const FillContext& context) noexcept {
         bump(core_.counters.faults);
         prewarm_page(task, context);
     }
+    if (replay_ && core_.config.working_set_mode == WorkingSetMode::before) {
+        replay_before(context);
+    }
     begin_serving();
 }
 
@@ -94,6 +97,9 @@ std::uint64_t PagerSession::missing_pages() {
 void PagerSession::drain(std::uint64_t timeout_ns) {
     guard_.check("PagerSession");
     bool already = false;
+    if (replay_) {
+        replay_->cancel();
+    }
     {
         const std::lock_guard lock(mutex_);
         if (state_ == SessionState::preparing) {

@@ -69,8 +69,12 @@ _how = _options(
                  help="The largest window, or the block: a power of two from 4KiB."),
     click.option("--prewarm", type=_values.Address(), multiple=True,
                  help="A guest address whose page is there before the VM runs. May be repeated."),
+    click.option("--working-set", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+                 help="A WorkingSet that was saved: its pages are installed at once, in large pieces."),
+    click.option("--working-set-mode", type=click.Choice(["alongside", "before"]), default="alongside",
+                 show_default=True, help="Install them beside the running guest, or before its first fault."),
     click.option("--layout", type=click.Choice(["host", "x86_64", "aarch64"]), default="host", show_default=True,
-                 help="Where the guest's memory begins, for --prewarm."),
+                 help="Where the guest's memory begins, for --prewarm and --working-set."),
     click.option("--failure-policy", type=click.Choice(_POLICIES), default="automatic", show_default=True,
                  help="What becomes of a page that cannot be had; automatic: kill, or poison without a pidfd."),
     click.option("--retries", type=click.IntRange(0, 1000), default=3, show_default=True,
@@ -141,9 +145,10 @@ def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, option
     """Checks everything that can be checked before the socket is made; gives what makes the server."""
     from vmthaw.cli._systemd import listening_descriptor
     from vmthaw.errors import VmthawValueError
-    from vmthaw.pager import FailurePolicy, FillMode, MemoryLayout, PagerConfig, Placement
+    from vmthaw.pager import FailurePolicy, FillMode, MemoryLayout, PagerConfig, Placement, WorkingSetMode
     from vmthaw.server import PageServer
     from vmthaw.source import FileSource
+    from vmthaw.working_set import WorkingSet
 
     if socket_path is not None and socket_fd is not None:
         raise click.UsageError("--socket and --socket-fd exclude each other")
@@ -165,11 +170,13 @@ def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, option
             failure_policy=FailurePolicy[options["failure_policy"]], placement=Placement[placement],
             cpu=-1 if cpu is None else cpu, poll_interval=options["poll_interval"],
             drain_timeout=options["drain_timeout"], max_in_flight=options["max_in_flight"],
+            working_set_mode=WorkingSetMode[options["working_set_mode"]],
         )  # fmt: skip
         layouts = {"host": MemoryLayout.host, "x86_64": MemoryLayout.x86_64, "aarch64": MemoryLayout.aarch64}
         layout = layouts[options["layout"]]()
         _check_memory_file(memory)
         source = FileSource(memory, ram_start=options["ram_start"], short=options["short"], mode=options["mode"])
+        working_set = WorkingSet.load(options["working_set"]) if options["working_set"] is not None else None
 
     def make_server() -> PageServer:
         with usage_errors(VmthawValueError):
@@ -177,6 +184,7 @@ def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, option
                 socket_path, source, config=config, layout=layout, socket_fd=socket_fd, owner_uid=owner_uid,
                 owner_gid=owner_gid, required_uid=options["required_uid"],
                 handover_timeout=options["handover_timeout"], prewarm=options["prewarm"],
+                working_set=working_set,
             )  # fmt: skip
 
     return make_server

@@ -26,7 +26,8 @@ _REFRESH_S = 0.25
 
 def stats_fields(stats: PagerStats) -> dict[str, int]:
     """Counters for machines; p50 and p99 are those of a fault, from read to installed, in ns."""
-    names = ("faults", "installed", "zero", "prewarmed", "redundant", "removed", "retried", "failed", "source_bytes")
+    names = ("faults", "installed", "zero", "prewarmed", "prefetched", "redundant", "removed", "retried", "failed",
+             "source_bytes")  # fmt: skip
     fields: dict[str, int] = {name: int(getattr(stats, name)) for name in names}
     return {**fields, "p50_ns": stats.latency_ns(0.5), "p99_ns": stats.latency_ns(0.99)}
 
