@@ -10,7 +10,7 @@
 #include "pager/registration_check.hpp"
 #include "userfaultfd/liveness_checker.hpp"
 
-// What PagerSession does beside answering faults: pre-warm, fill in the background, drain, hand over, check.
+// What PagerSession does beside answering faults: fill in the background, drain, hand over, check.
 namespace vmthaw {
 namespace {
 
@@ -21,62 +21,6 @@ constexpr std::uint64_t kSecondLookNs = 1'000'000;
 bool is_missing(PageState state) noexcept { return state == PageState::absent || state == PageState::filling; }
 
 }  // namespace
-
-void PagerSession::run_prewarm(const FillContext& context) noexcept {
-    for (const std::uint64_t guest_address : prewarm_) {
-        FillTask task;
-        {
-            const std::shared_lock gate(core_.gate);
-            const MappedRegion* mapped = core_.table.find_guest(guest_address);
-            if (mapped == nullptr) {
-                add_failure("pre-warm: guest address " + hex(guest_address) + " is in no region");
-                continue;
-            }
-            const std::uint64_t page = (guest_address - mapped->region.guest_address) / mapped->region.page_size;
-            if (!mapped->change(page, PageState::absent, PageState::filling)) {
-                continue;
-            }
-            task.page_size = mapped->region.page_size;
-            task.demand_address = mapped->host_of(page);
-        }
-        task.kind = FaultKind::prewarm;
-        task.demanded = true;
-        task.t_fault_ns = monotonic_ns();
-        bump(core_.counters.faults);
-        prewarm_page(task, context);
-    }
-    if (replay_ && core_.config.working_set_mode == WorkingSetMode::before) {
-        replay_before(context);
-    }
-    begin_serving();
-}
-
-// Every page is there before the first fault is read, so this waits, and tries again, where a fault would be parked.
-void PagerSession::prewarm_page(FillTask& task, const FillContext& context) noexcept {
-    while (!core_.closing.load()) {
-        FillFailure failure;
-        switch (installer_.install(task, context, failure)) {
-            case FillResult::done:
-                return;
-            case FillResult::again:
-            case FillResult::need_source:
-                std::this_thread::sleep_for(std::chrono::microseconds(100));
-                break;
-            case FillResult::source_failed:
-                if (task.tries >= core_.config.retries) {
-                    retry_or_fail(task, failure);  // no tries are left: fails it
-                    return;
-                }
-                bump(core_.counters.retried);
-                std::this_thread::sleep_for(std::chrono::nanoseconds(retry_delay_ns(task.tries++)));
-                break;
-            case FillResult::failed:
-            case FillResult::gone:
-                execute(task, context);
-                return;
-        }
-    }
-}
 
 std::uint64_t PagerSession::missing_pages() {
     std::uint64_t missing = 0;

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <chrono>
+#include <shared_mutex>
 #include <thread>
 
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "pager/pager_session.hpp"
 
-// How PagerSession replays its working set: alongside the guest or before it, on a source thread.
+// What PagerSession installs before anybody asks: pre-warmed pages and the working set, on a source thread.
 namespace vmthaw {
 namespace {
 
@@ -16,6 +18,62 @@ constexpr std::uint64_t kLongestWaitNs = 2'000'000;
 constexpr int kPatience = 100;
 
 }  // namespace
+
+void PagerSession::run_prewarm(const FillContext& context) noexcept {
+    for (const std::uint64_t guest_address : prewarm_) {
+        FillTask task;
+        {
+            const std::shared_lock gate(core_.gate);
+            const MappedRegion* mapped = core_.table.find_guest(guest_address);
+            if (mapped == nullptr) {
+                add_failure("pre-warm: guest address " + hex(guest_address) + " is in no region");
+                continue;
+            }
+            const std::uint64_t page = (guest_address - mapped->region.guest_address) / mapped->region.page_size;
+            if (!mapped->change(page, PageState::absent, PageState::filling)) {
+                continue;
+            }
+            task.page_size = mapped->region.page_size;
+            task.demand_address = mapped->host_of(page);
+        }
+        task.kind = FaultKind::prewarm;
+        task.demanded = true;
+        task.t_fault_ns = monotonic_ns();
+        bump(core_.counters.faults);
+        prewarm_page(task, context);
+    }
+    if (replay_ && core_.config.working_set_mode == WorkingSetMode::before) {
+        replay_before(context);
+    }
+    begin_serving();
+}
+
+// Every page is there before the first fault is read, so this waits, and tries again, where a fault would be parked.
+void PagerSession::prewarm_page(FillTask& task, const FillContext& context) noexcept {
+    while (!core_.closing.load()) {
+        FillFailure failure;
+        switch (installer_.install(task, context, failure)) {
+            case FillResult::done:
+                return;
+            case FillResult::again:
+            case FillResult::need_source:
+                std::this_thread::sleep_for(std::chrono::microseconds(100));
+                break;
+            case FillResult::source_failed:
+                if (task.tries >= core_.config.retries) {
+                    retry_or_fail(task, failure);  // no tries are left: fails it
+                    return;
+                }
+                bump(core_.counters.retried);
+                std::this_thread::sleep_for(std::chrono::nanoseconds(retry_delay_ns(task.tries++)));
+                break;
+            case FillResult::failed:
+            case FillResult::gone:
+                execute(task, context);
+                return;
+        }
+    }
+}
 
 void PagerSession::replay_some(const FillContext& context) noexcept {
     for (int i = 0; i < kBatchesPerTurn; ++i) {

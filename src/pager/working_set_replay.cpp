@@ -149,13 +149,20 @@ void WorkingSetReplay::go_beyond(const Run& run, std::uint64_t pages) noexcept {
     }
 }
 
+// Where the run can be copied from now; null: it has to be fetched.
 const std::byte* WorkingSetReplay::bytes_of(const Run& run, const Fetched& fetched,
                                             const FillContext& context) const noexcept {
     const std::byte* direct = core_.source->mapped(run.offset(), run.bytes());
-    if (direct != nullptr) {
-        return fetched.covers(run) || core_.source->ready(run.offset(), run.bytes()) ? direct : nullptr;
+    if (fetched.covers(run)) {
+        return direct != nullptr ? direct : context.bounce.data();
     }
-    return fetched.covers(run) ? context.bounce.data() : nullptr;
+    // First: ready() would look at, and map, all that lies around a page that nobody saw before, two thirds of what a
+    // scattered working set costs.
+    if (run.bytes() <= context.bounce.size() &&
+        core_.source->read_now(run.offset(), context.bounce.first(run.bytes()))) {
+        return context.bounce.data();
+    }
+    return direct != nullptr && core_.source->ready(run.offset(), run.bytes()) ? direct : nullptr;
 }
 
 bool WorkingSetReplay::fetch(const Fetched& wanted, const FillContext& context) noexcept {

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.benchmarks import report
-from tests.benchmarks.cases import Bench, Case, Sample, all_cases, run_case
+from tests.benchmarks.bench import Bench, Case, Sample
+from tests.benchmarks.cases import all_cases, run_case
 from tests.benchmarks.memory_files import MemoryFiles
 from vmthaw.errors import VmthawError
 

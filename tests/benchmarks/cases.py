@@ -3,110 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tests.benchmarks.memory_files import PAGE, MemoryFiles, same_history
+from tests.benchmarks.bench import TIMEOUT, Bench, Case, Sample, percentiles, touch, with_counters
+from tests.benchmarks.memory_files import PAGE
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
-from vmthaw.testing import FakeVmm, FakeVmmHost, TextbookServer, TouchReport
+from tests.benchmarks.restore_cases import restore_cases
+from vmthaw.testing import FakeVmm, FakeVmmHost, TextbookServer
 
-RANDOM_SHARE = 0.1
 _FAULTS_BESIDE_A_FAILURE = 1000
-_TIMEOUT = 300.0
 _TRIES = 3
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One run of a case. ``seconds`` of touching, ``touched`` pages, handler CPU, percentiles of single touches that
-    faulted or not, and from our server what it installed (and wasted: installed, never touched)."""
-
-    seconds: float
-    touched: int
-    cpu_seconds: float | None = None
-    p50_us: float | None = None
-    p95_us: float | None = None
-    p99_us: float | None = None
-    installed: int | None = None
-    wasted: int | None = None
-    bytes_read: int | None = None
-    faults: int | None = None
-
-    @property
-    def us_per_page(self) -> float:
-        return self.seconds * 1e6 / self.touched
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "us_per_page": self.us_per_page}
-
-
-class Bench:
-    """What cases share: files, sockets, processors, the plan of touches (the same in every round and case)."""
-
-    def __init__(self, files: MemoryFiles) -> None:
-        self.files = files
-        self.pages = files.size // PAGE
-        self.random_pages = max(1, int(self.pages * RANDOM_SHARE))
-        cpus = sorted(os.sched_getaffinity(0))
-        self.toucher_cpu, self.other_cpu = cpus[0], cpus[-1]
-        self.cpus = len(cpus)
-        self.uses_warm = False
-        self._sockets = 0
-
-    def socket(self) -> Path:
-        self._sockets += 1
-        return self.files.path / f"{self._sockets}.sock"
-
-    def memory(self, cold: bool) -> Path:
-        """The file to use. A cold one is evicted before anybody maps it, or it could not be."""
-        if cold:
-            self.files.evict()
-        else:
-            self.uses_warm = True
-        return self.files.cold if cold else self.files.warm
-
-    def make_ready(self, cold: bool = False) -> None:
-        """What comes right before the timed part."""
-        same_history(self.files.size)
-        if cold:
-            self.files.check_cold()
-
-    def plan(self, pattern: str) -> dict[str, Any]:
-        if pattern == "sequential":
-            return {"pattern": "sequential"}
-        return {"pattern": "subset", "count": self.random_pages, "seed": 1}
-
-    def page_list(self, pattern: str) -> list[int]:
-        from vmthaw import _core
-
-        plan = self.plan(pattern)
-        return _core.plan_touches(plan.pop("pattern"), self.pages, **plan)
-
-
-@dataclass(frozen=True)
-class Case:
-    """``name`` is group/what; ``measure`` runs it once. ``note`` stands in the table."""
-
-    name: str
-    measure: Callable[[Bench], Sample]
-    note: str
-
-    @property
-    def group(self) -> str:
-        return self.name.partition("/")[0]
-
-
-def percentiles(latencies_ns: NDArray[np.uint64]) -> tuple[float, float, float]:
-    """The 50th, 95th and 99th, in us."""
-    p50, p95, p99 = (float(value) / 1000 for value in np.percentile(latencies_ns, [50, 95, 99]))
-    return p50, p95, p99
 
 
 def textbook(
@@ -119,9 +29,9 @@ def textbook(
             vmm.handover(socket)
             bench.make_ready(cold)
             before = thread_cpu_ns(server.pid)
-            report = _touch(vmm, bench.plan(pattern), cpus[toucher])
+            report = touch(vmm, bench.plan(pattern), cpus[toucher])
             cpu = (thread_cpu_ns(server.pid) - before) / 1e9
-            vmm.verify(timeout=_TIMEOUT).check()
+            vmm.verify(timeout=TIMEOUT).check()
         return Sample(report.duration_ns / 1e9, report.touches, cpu, *percentiles(report.latencies_ns))
 
     return measure
@@ -138,27 +48,15 @@ def ours(
             server.wait_for_sessions(1)
             bench.make_ready(cold)
             before = thread_cpu_ns(server.pid)
-            report = _touch(vmm, bench.plan(pattern), cpus[toucher])
+            report = touch(vmm, bench.plan(pattern), cpus[toucher])
             cpu = (thread_cpu_ns(server.pid) - before) / 1e9
             found = server.settled_statistics()
             # Also what was filled around the touched pages (and, through the same server, all the rest).
-            vmm.verify(only_touched=options.get("fill_mode") == "page", timeout=_TIMEOUT).check()
+            vmm.verify(only_touched=options.get("fill_mode") == "page", timeout=TIMEOUT).check()
         sample = Sample(report.duration_ns / 1e9, report.touches, cpu, *percentiles(report.latencies_ns))
-        return _with_counters(sample, found)
+        return with_counters(sample, found)
 
     return measure
-
-
-def _touch(vmm: FakeVmm, plan: dict[str, Any], cpu: int | None) -> TouchReport:
-    cpus = [] if cpu is None else [cpu]
-    return vmm.touch(cpus=cpus, verify=False, timeout=_TIMEOUT, **plan).check()
-
-
-def _with_counters(sample: Sample, found: dict[str, int]) -> Sample:
-    return replace(
-        sample, installed=found["installed"], wasted=found["installed"] - sample.touched,
-        bytes_read=found["source_bytes"], faults=found["faults"],
-    )  # fmt: skip
 
 
 def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench], Sample]:
@@ -179,16 +77,14 @@ def many(vms: int, *, pinned: bool = False, **options: Any) -> Callable[[Bench],
             bench.make_ready()
             before = thread_cpu_ns(server.pid)
             start = time.perf_counter()
-            reports = host.touch_all(
-                "random", seed=1, cpus=[] if cpu is None else [cpu], verify=False, timeout=_TIMEOUT
-            )
+            reports = host.touch_all("random", seed=1, cpus=[] if cpu is None else [cpu], verify=False, timeout=TIMEOUT)
             seconds = time.perf_counter() - start
             cpu_seconds = (thread_cpu_ns(server.pid) - before) / 1e9
             found = server.settled_statistics()
             for report, vmm in zip(reports, host.vms, strict=True):
                 report.check()
-                vmm.verify(timeout=_TIMEOUT).check()
-        return _with_counters(Sample(seconds, vms * pages, cpu_seconds), found)
+                vmm.verify(timeout=TIMEOUT).check()
+        return with_counters(Sample(seconds, vms * pages, cpu_seconds), found)
 
     return measure
 
@@ -203,7 +99,7 @@ def mapping(pattern: str, mode: str, *, cold: bool = False) -> Callable[[Bench],
             child.line()
             bench.make_ready(cold)
             child.send()
-            found = json.loads(child.line(_TIMEOUT))
+            found = json.loads(child.line(TIMEOUT))
         if found["mismatches"]:
             raise RuntimeError(f"{found['mismatches']} pages of the {mode} case hold the wrong bytes")
         return Sample(found["duration_ns"] / 1e9, len(pages))
@@ -229,9 +125,9 @@ def beside_a_failing_page(failing: bool, *, fast: bool = False) -> Callable[[Ben
             bench.make_ready()
             others = np.random.default_rng(1).permutation(np.arange(1, bench.pages))[:count].tolist()
             # Slices of equal length, one a thread: the second waits for page 0 and then touches it again and again.
-            report = vmm.touch([*others, *[0] * count], threads=2, verify=False, timeout=_TIMEOUT).check()
+            report = vmm.touch([*others, *[0] * count], threads=2, verify=False, timeout=TIMEOUT).check()
             found = server.settled_statistics()
-            vmm.verify(timeout=_TIMEOUT).check()
+            vmm.verify(timeout=TIMEOUT).check()
         if failing and not found["source_failures"]:
             raise RuntimeError("the failing page did not fail once: the case measures nothing")
         latencies = report.latencies_ns[:count]
@@ -277,7 +173,7 @@ def all_cases() -> list[Case]:
         Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
-    return cases
+    return cases + restore_cases()
 
 
 def run_case(case: Case, bench: Bench) -> Sample:

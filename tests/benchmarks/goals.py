@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.benchmarks.cases import Sample
+from tests.benchmarks.bench import Sample
 
 Samples = Mapping[str, Sequence[Sample]]
 
@@ -52,6 +52,10 @@ def _wasted(ours: Sample, _: Sample) -> float:
     return (ours.wasted or 0) / ours.touched
 
 
+def _faults(ours: Sample, _: Sample) -> float:
+    return (ours.faults or 0) / ours.touched
+
+
 GOALS = (
     Goal("page-free-random", "one page at a time, nothing pinned, random: time / textbook", "random/page",
          "random/textbook", _time, 0.5),
@@ -67,6 +71,12 @@ GOALS = (
     Goal("default-random", "default plan, random: time / page by page", "random/default", "random/page", _time, 1.1),
     Goal("default-wasted", "default plan, random: pages wasted per page touched", "random/default", "random/page",
          _wasted, 0.01),
+    Goal("working-set", "recorded working set alongside, random, from the hand-over: time / textbook",
+         "restore/working-set", "restore/textbook", _time, 0.13),
+    Goal("working-set-pinned", "the same: time / textbook pinned to one core", "restore/working-set",
+         "restore/textbook-same-core", _time, 0.4),
+    Goal("scan-after-working-set", "a scan after a scattered working set: faults per page",
+         "restore/scan-after-working-set", "restore/scan", _faults, 0.05),
     Goal("many-16", "16 VMs: faults/s / one pinned VM's", "many/page-16", "many/page-1", _rate, 1.8, True),
     Goal("many-64", "64 VMs: faults/s / one pinned VM's", "many/page-64", "many/page-1", _rate, 1.8, True),
     Goal("failing-p99", "1000 faults beside a failing page: p99 / usual p99", "failing/one-page-fails",

@@ -84,12 +84,15 @@ class OurServer(JsonProcess):
         cpu: int | None = None,
         retry: dict[str, Any] | None = None,
         python_source: dict[str, int] | None = None,
+        working_set: Path | None = None,
+        working_set_mode: str = "alongside",
     ) -> None:
         super().__init__(
             "tests.benchmarks.server_child",
             {
                 "socket": str(socket), "memory": str(memory), "fill_mode": fill_mode, "fill_bytes": fill_bytes,
                 "placement": placement, "cpu": cpu, "retry": retry or {}, "python_source": python_source,
+                "working_set": str(working_set) if working_set else None, "working_set_mode": working_set_mode,
             },
         )  # fmt: skip
         try:

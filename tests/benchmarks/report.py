@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.cases import RANDOM_SHARE, Case, Sample
+from tests.benchmarks.bench import RANDOM_SHARE, Case, Sample
 from tests.benchmarks.goals import GOALS, Goal
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ from vmthaw.pager import FillMode, Placement
 
 _COUNTERS = (
     "faults", "installed", "zero", "fault_around", "redundant", "coalesced", "retried", "deferred", "failed",
-    "forwarded", "source_bytes",
+    "forwarded", "source_bytes", "prefetched",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def main() -> None:
     config = vmthaw.PagerConfig(
         fill_mode=FillMode[arguments["fill_mode"]], fill_bytes=arguments["fill_bytes"],
         **placement, **arguments["retry"],
+        working_set_mode=vmthaw.WorkingSetMode[arguments["working_set_mode"]],
     )  # fmt: skip
     callable_source: FailingFile | None = None
     source: vmthaw.PageSource
@@ -55,7 +56,8 @@ def main() -> None:
         source = vmthaw.PythonSource(callable_source, os.stat(arguments["memory"]).st_size)
     else:
         source = vmthaw.FileSource(arguments["memory"])
-    server = vmthaw.PageServer(arguments["socket"], source, config=config).start()
+    working_set = vmthaw.WorkingSet.load(arguments["working_set"]) if arguments["working_set"] else None
+    server = vmthaw.PageServer(arguments["socket"], source, config=config, working_set=working_set).start()
     print("listening", flush=True)
     try:
         while sys.stdin.readline():
