@@ -172,9 +172,9 @@ TEST(PagerStats, SnapshotAndSumCarryEveryCounter) {
     std::uint64_t value = 1;
     for (auto* counter :
          {&counters.faults, &counters.prewarmed, &counters.installed, &counters.zero, &counters.fault_around,
-          &counters.populated, &counters.prefetched, &counters.redundant, &counters.coalesced, &counters.retried, &counters.deferred,
-          &counters.failed, &counters.removed, &counters.forwarded, &counters.reinstalls, &counters.overflowed,
-          &counters.source_bytes, &counters.events}) {
+          &counters.populated, &counters.prefetched, &counters.redundant, &counters.coalesced, &counters.retried,
+          &counters.deferred, &counters.failed, &counters.removed, &counters.forwarded, &counters.reinstalls,
+          &counters.overflowed, &counters.source_bytes, &counters.events}) {
         bump(*counter, value++);
     }
     counters.latency.add(5);
@@ -182,9 +182,9 @@ TEST(PagerStats, SnapshotAndSumCarryEveryCounter) {
     stats += snapshot(counters);
     value = 1;
     for (const std::uint64_t sum :
-         {stats.faults, stats.prewarmed, stats.installed, stats.zero, stats.fault_around, stats.populated, stats.prefetched,
-          stats.redundant, stats.coalesced, stats.retried, stats.deferred, stats.failed, stats.removed, stats.forwarded,
-          stats.reinstalls, stats.overflowed, stats.source_bytes, stats.events}) {
+         {stats.faults, stats.prewarmed, stats.installed, stats.zero, stats.fault_around, stats.populated,
+          stats.prefetched, stats.redundant, stats.coalesced, stats.retried, stats.deferred, stats.failed,
+          stats.removed, stats.forwarded, stats.reinstalls, stats.overflowed, stats.source_bytes, stats.events}) {
         EXPECT_EQ(sum, 2 * value++);
     }
     EXPECT_EQ(stats.latency[5], 2U);

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import cases, mapping_child, report
-from tests.benchmarks.cases import Sample, all_cases
+from tests.benchmarks.bench import Bench, Case, Sample
+from tests.benchmarks.cases import all_cases
 from tests.benchmarks.goals import GOALS
 from tests.benchmarks.memory_files import MemoryFiles, resident_share
 from tests.benchmarks.server_child import FailingFile
@@ -82,7 +83,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path) -> Non
 def test_a_server_that_gives_a_wrong_byte_has_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "TextbookServer", functools.partial(TextbookServer, wrong_byte_at_fault=100))
     with MemoryFiles(4 << 20, tmp_path) as files, pytest.raises(FindingsError, match="1 pages hold the wrong bytes"):
-        cases.run_case(cases.Case("random/wrong", cases.textbook("random"), ""), cases.Bench(files))
+        cases.run_case(Case("random/wrong", cases.textbook("random"), ""), Bench(files))
 
 
 def test_a_page_of_a_mapping_that_differs_from_the_file_is_counted(tmp_path: Path) -> None:

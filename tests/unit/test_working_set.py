@@ -39,7 +39,7 @@ def at(page: int, **more: int) -> dict[str, int]:
 
 
 def numbers(working_set: WorkingSet) -> list[int]:
-    return (working_set.pages // np.uint64(working_set.page_size)).tolist()
+    return [int(page) // working_set.page_size for page in working_set.pages]
 
 
 def test_pages_are_aligned_and_stand_once_in_the_order_of_their_first_touch() -> None:

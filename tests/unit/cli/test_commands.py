@@ -66,6 +66,10 @@ def test_help_lists_the_commands_and_hides_the_mutants() -> None:
         (["serve", "--memory", "MEMORY", "--socket", "s", "--cpu", "0", "--placement", "local"], "go together"),
         (["serve", "--memory", "MEMORY", "--socket", "s", "--ram-start", "1"], "ram_start"),
         (["serve", "--memory", "MEMORY", "--socket", "s", "--prewarm", "kernel"], "not an address"),
+        (
+            ["serve", "--memory", "MEMORY", "--socket", "s", "--working-set", "MEMORY"],
+            "no working set that can be used",
+        ),
         (["serve", "--memory", "MEMORY", "--socket", "s", "--owner", "nobody-of-that-name"], "there is no user"),
         (["serve", "--memory", "MEMORY", "--socket", "s", "--failure-policy", "hope"], "'hope' is not one of"),
         (["serve", "--memory", "MEMORY", "--socket-fd", "0", "--owner", "0"], "--owner needs --socket"),
