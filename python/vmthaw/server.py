@@ -24,7 +24,15 @@ from vmthaw.server_values import DetachedSession, Failure, HandoverInfo, Session
 if TYPE_CHECKING:
     from vmthaw.working_set import WorkingSet
 
-__all__ = ["DetachedSession", "Failure", "HandoverInfo", "PageServer", "SessionEvent", "raise_descriptor_limit"]
+__all__ = [
+    "DetachedSession",
+    "Failure",
+    "HandoverInfo",
+    "PageServer",
+    "SessionEvent",
+    "SourceFactory",
+    "raise_descriptor_limit",
+]
 
 
 class PageServer:

@@ -151,7 +151,8 @@ TEST_F(SessionLife, PagesThatNoTryCanReadEndByThePolicyAndTheRestIsServed) {
     });
     crew.finish_or_die("all but the bad page");
     EXPECT_EQ(right, 15);
-    EXPECT_TRUE(eventually([&] { return session->missing_pages() == 1; })) << "neighbours come after what was asked for";
+    EXPECT_TRUE(eventually([&] { return session->missing_pages() == 1; }))
+        << "neighbours come after what was asked for";
     session->drain(300'000'000);  // gives up: poison
     ASSERT_TRUE(session->wait_closed(10s));
     EXPECT_EQ(session->end_reason(), EndReason::failed);
