@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Failure,
         HandoverInfo,
         PageServer,
+        ServerTotals,
         SessionEvent,
     )
     from vmthaw.source import (
@@ -79,6 +80,7 @@ _HOMES = {
     "PrewarmList": "vmthaw.pager",
     "PythonSource": "vmthaw.source",
     "Region": "vmthaw.pager",
+    "ServerTotals": "vmthaw.server",
     "SessionEvent": "vmthaw.server",
     "SessionEventKind": "vmthaw.pager",
     "SessionState": "vmthaw.pager",
@@ -117,6 +119,7 @@ __all__ = [
     "PrewarmList",
     "PythonSource",
     "Region",
+    "ServerTotals",
     "SessionEvent",
     "SessionEventKind",
     "SessionState",

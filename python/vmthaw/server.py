@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Self
 
 from vmthaw import _core, _lifecycle
 from vmthaw._async_waiters import AsyncWaiters
-from vmthaw._core import MemoryLayout, PagerConfig, PagerSession, PagerStats, PageSource, Region, SessionEventKind
+from vmthaw._core import MemoryLayout, PagerConfig, PageSource, Region, SessionEventKind
 from vmthaw._ending import StopMode, Taker, end_sessions, refuse_incomplete
 from vmthaw._limits import raise_descriptor_limit
+from vmthaw._server_reports import ServerReports
 from vmthaw._session_inputs import SessionInputs, SourceFactory, WorkingSetFactory, guest_addresses, runs_of
-from vmthaw.errors import ForkedError, PageFailedError, StateError, VmthawTimeoutError, VmthawValueError
+from vmthaw.errors import PageFailedError, StateError, VmthawTimeoutError, VmthawValueError
 from vmthaw.pager import PrewarmList
-from vmthaw.server_values import DetachedSession, Failure, HandoverInfo, SessionEvent
+from vmthaw.server_values import DetachedSession, Failure, HandoverInfo, ServerTotals, SessionEvent
 
 if TYPE_CHECKING:
     from vmthaw.working_set import WorkingSet
@@ -29,13 +30,14 @@ __all__ = [
     "Failure",
     "HandoverInfo",
     "PageServer",
+    "ServerTotals",
     "SessionEvent",
     "SourceFactory",
     "raise_descriptor_limit",
 ]
 
 
-class PageServer:
+class PageServer(ServerReports):
     """Serves the memory of every VM that hands its userfaultfd over on `socket_path`.
 
     `source` is one `PageSource` for all, or a callable that is asked once per hand-over (on the drainer's thread) and
@@ -261,33 +263,6 @@ class PageServer:
         with contextlib.suppress(AttributeError, OSError):
             os.close(self._event_fd)
 
-    @property
-    def sessions(self) -> list[PagerSession]:
-        """The sessions that have not ended."""
-        self._check_process()
-        return list(self._core.sessions)
-
-    @property
-    def ended_sessions(self) -> list[PagerSession]:
-        """The last 64 sessions that have ended, oldest first."""
-        self._check_process()
-        return list(self._core.ended_sessions)
-
-    @property
-    def stats(self) -> PagerStats:
-        """The sum over all live sessions and the last 64 ended ones."""
-        self._check_process()
-        total = PagerStats()
-        for session in [*self._core.sessions, *self._core.ended_sessions]:
-            total = total + session.stats
-        return total
-
-    @property
-    def failures(self) -> list[Failure]:
-        """Refused hand-overs and failed sessions, oldest first; the last 256."""
-        self._check_process()
-        return [Failure(*row) for row in self._core.failures()]
-
     def fileno(self) -> int:
         """A descriptor that is readable while `events` has something: for asyncio, select or epoll."""
         return self._event_fd
@@ -336,7 +311,3 @@ class PageServer:
         failures = [failure for failure in self.failures if failure.session or not sessions_only]
         if failures:
             raise PageFailedError("; ".join(dict.fromkeys(failure.text for failure in failures[-4:])))
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError(f"{self!r} was made before fork(); it is inert in the child: make a new one here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmthaw._core import Region, SessionEventKind
+from vmthaw._core import PagerStats, Region, SessionEventKind
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class Failure:
     session: int
     text: str
     field: str
+
+
+@dataclass(frozen=True)
+class ServerTotals:
+    """Sums over the life of a server: ``stats`` of all its sessions, and how many ``sessions`` came, hand-overs were
+    ``refused`` and sessions ``failed``."""
+
+    stats: PagerStats
+    sessions: int
+    refused: int
+    failed: int
 
 
 @dataclass(frozen=True)

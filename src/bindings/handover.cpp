@@ -142,6 +142,13 @@ void register_handover(py::module_& module) {
             },
             Release(), "(t_ns, session or 0, text, field) tuples; the last 256.")
         .def("waiting", &PageServer::waiting, Release(), "Labels of the VMs that wait for their source.")
+        .def(
+            "totals",
+            [](const PageServer& server) {
+                const ServerTotals totals = server.totals();
+                return std::tuple(totals.stats, totals.refused, totals.failed);
+            },
+            Release(), "(stats of all sessions that ever were, hand-overs refused, sessions failed); never decreasing.")
         .def_property_readonly("session_count", unlocked(&PageServer::session_count))
         .def_property_readonly("socket_path", &PageServer::socket_path)
         .def_property_readonly("listening", unlocked(&PageServer::listening))

@@ -173,6 +173,7 @@ forwarded are foreign faults and unknown events; source_bytes were copied from t
         .def_readonly("reinstalls", &PagerStats::reinstalls)
         .def_readonly("overflowed", &PagerStats::overflowed)
         .def_readonly("source_bytes", &PagerStats::source_bytes)
+        .def_readonly("latency_sum_ns", &PagerStats::latency_sum_ns, "All latencies added up, in ns.")
         .def_readonly("events", &PagerStats::events)
         .def("latency_ns", &PagerStats::latency_ns, py::arg("fraction"),
              "From message read to page installed: what `fraction` (0 to 1) of the faults took at most, in ns.")

@@ -136,13 +136,18 @@ void PageServer::add_failure(std::uint32_t session, const std::string& text, con
     log_line(LogLevel::error, "server", text);
     {
         const std::lock_guard lock(mutex_);
-        failures_.push_back({monotonic_ns(), session, text, field});
-        if (failures_.size() > kKeptFailures) {
-            failures_.pop_front();
-        }
+        keep_failure({monotonic_ns(), session, text, field});
     }
     changed_.notify_all();
     push_event(SessionEventKind::failed, session);
+}
+
+void PageServer::keep_failure(ServerFailure failure) {
+    ++(failure.session == 0 ? forgotten_.refused : forgotten_.failed);
+    failures_.push_back(std::move(failure));
+    if (failures_.size() > kKeptFailures) {
+        failures_.pop_front();
+    }
 }
 
 void PageServer::push_event(SessionEventKind kind, std::uint32_t session) noexcept {
@@ -171,15 +176,13 @@ void PageServer::on_session_event(PagerSession& session, SessionEventKind kind) 
                     ended_.push_back(found->second);
                     sessions_.erase(found);
                     if (ended_.size() > kKeptEnded) {
+                        forgotten_.stats += snapshot(ended_.front()->counters());
                         ended_.pop_front();
                     }
                 }
             } else if (kind == SessionEventKind::failed) {
                 const std::vector<std::string> texts = session.failures();
-                failures_.push_back({monotonic_ns(), session.id(), texts.empty() ? "failed" : texts.back(), "page"});
-                if (failures_.size() > kKeptFailures) {
-                    failures_.pop_front();
-                }
+                keep_failure({monotonic_ns(), session.id(), texts.empty() ? "failed" : texts.back(), "page"});
             } else {
                 ready_ = true;
             }
@@ -199,52 +202,6 @@ void PageServer::on_session_forked(PagerSession& /*parent*/, std::shared_ptr<Pag
     } catch (const std::exception& error) {
         log_line(LogLevel::error, "server", error.what());
     }
-}
-
-std::vector<std::shared_ptr<PagerSession>> PageServer::sessions() const {
-    guard_.check("PageServer");
-    const std::lock_guard lock(mutex_);
-    std::vector<std::shared_ptr<PagerSession>> sessions;
-    for (const auto& [id, session] : sessions_) {
-        sessions.push_back(session);
-    }
-    return sessions;
-}
-
-std::vector<std::shared_ptr<PagerSession>> PageServer::ended_sessions() const {
-    guard_.check("PageServer");
-    const std::lock_guard lock(mutex_);
-    return {ended_.begin(), ended_.end()};
-}
-
-std::vector<std::string> PageServer::waiting() const {
-    guard_.check("PageServer");
-    const std::lock_guard lock(mutex_);
-    std::vector<std::string> labels;
-    for (const auto& [number, vm] : waiting_) {
-        labels.push_back(vm.label);
-    }
-    return labels;
-}
-
-std::vector<ServerFailure> PageServer::failures() const {
-    guard_.check("PageServer");
-    const std::lock_guard lock(mutex_);
-    return {failures_.begin(), failures_.end()};
-}
-
-std::uint64_t PageServer::session_count() const {
-    guard_.check("PageServer");
-    const std::lock_guard lock(mutex_);
-    return session_count_;
-}
-
-std::string PageServer::socket_path() const { return options_.listener ? options_.listener->path() : std::string(); }
-
-bool PageServer::listening() const {
-    guard_.check("PageServer");
-    const std::lock_guard lock(mutex_);
-    return listening_;
 }
 
 bool PageServer::wait_ready(std::chrono::milliseconds timeout) {

@@ -48,6 +48,13 @@ struct ServerFailure {
     std::string field;
 };
 
+// Since the start, never decreasing: sums over all sessions that ever were.
+struct ServerTotals {
+    PagerStats stats;
+    std::uint64_t refused = 0;  // hand-overs
+    std::uint64_t failed = 0;   // sessions
+};
+
 // Listens for VMMs and serves every one of them until it ends. Uses the threads of the Runtime, has none itself.
 // Held by shared_ptr. All public functions are thread-safe; none but wait_*() blocks for longer than a lock.
 class PageServer final : public SessionObserver, public std::enable_shared_from_this<PageServer> {
@@ -75,6 +82,7 @@ public:
     [[nodiscard]] std::vector<std::string> waiting() const;     // labels of VMs that wait for provide_source()
     [[nodiscard]] std::vector<ServerFailure> failures() const;  // the last 256
     [[nodiscard]] std::uint64_t session_count() const;          // that ever came
+    [[nodiscard]] ServerTotals totals() const;
     [[nodiscard]] std::string socket_path() const;
 
     // Becomes readable with events; never blocks.
@@ -124,6 +132,7 @@ private:
                       GuestRuns working_set);
     void add_session(const std::shared_ptr<PagerSession>& session);
     void add_failure(std::uint32_t session, const std::string& text, const std::string& field);
+    void keep_failure(ServerFailure failure);  // with mutex_ held
     void push_event(SessionEventKind kind, std::uint32_t session) noexcept;
 
     Runtime& runtime_;
@@ -138,6 +147,7 @@ private:
     std::map<std::uint32_t, Waiting> waiting_;
     std::deque<std::shared_ptr<PagerSession>> ended_;
     std::deque<ServerFailure> failures_;
+    ServerTotals forgotten_;  // of sessions that `ended_` has dropped; failures are counted as they come
     std::uint64_t session_count_ = 0;
     std::uint32_t next_waiting_ = 1U << 31U;  // never the number of a session
     bool listening_ = false;

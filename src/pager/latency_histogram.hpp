@@ -15,7 +15,9 @@ public:
 
     void add(std::uint64_t duration_ns) noexcept {
         counts_[bucket_of(duration_ns)].fetch_add(1, std::memory_order_relaxed);
+        sum_ns_.fetch_add(duration_ns, std::memory_order_relaxed);
     }
+    [[nodiscard]] std::uint64_t sum_ns() const noexcept { return sum_ns_.load(std::memory_order_relaxed); }
     [[nodiscard]] std::uint64_t count(std::size_t bucket) const noexcept {
         return counts_[bucket].load(std::memory_order_relaxed);
     }
@@ -40,6 +42,7 @@ public:
 
 private:
     std::array<std::atomic<std::uint64_t>, kBuckets> counts_{};
+    std::atomic<std::uint64_t> sum_ns_{0};
 };
 
 }  // namespace vmthaw

@@ -24,6 +24,7 @@ PagerStats snapshot(const PagerCounters& counters) noexcept {
     stats.overflowed = counters.overflowed.load(std::memory_order_relaxed);
     stats.source_bytes = counters.source_bytes.load(std::memory_order_relaxed);
     stats.events = counters.events.load(std::memory_order_relaxed);
+    stats.latency_sum_ns = counters.latency.sum_ns();
     for (std::size_t i = 0; i < stats.latency.size(); ++i) {
         stats.latency[i] = counters.latency.count(i);
     }
@@ -49,6 +50,7 @@ PagerStats& PagerStats::operator+=(const PagerStats& other) noexcept {
     overflowed += other.overflowed;
     source_bytes += other.source_bytes;
     events += other.events;
+    latency_sum_ns += other.latency_sum_ns;
     for (std::size_t i = 0; i < latency.size(); ++i) {
         latency[i] += other.latency[i];
     }

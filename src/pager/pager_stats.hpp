@@ -56,6 +56,7 @@ struct PagerStats {
     std::uint64_t overflowed = 0;
     std::uint64_t source_bytes = 0;
     std::uint64_t events = 0;
+    std::uint64_t latency_sum_ns = 0;
     std::array<std::uint64_t, LatencyHistogram::kBuckets> latency{};
 
     PagerStats& operator+=(const PagerStats& other) noexcept;

@@ -97,6 +97,10 @@ _end = _options(
     click.option("--json", "as_json", is_flag=True, help="Write JSON lines (events, stats, log) to standard output."),
     click.option("--stats-interval", type=_SECONDS, default=10.0, show_default=True,
                  help="Seconds between lines of statistics; 0: none."),
+    click.option("--metrics", metavar="ADDRESS",
+                 help="Answer GET /metrics (Prometheus) at 127.0.0.1:PORT or unix:PATH (mode 0600)."),
+    click.option("--metrics-allow-remote", is_flag=True,
+                 help="Let --metrics listen on other addresses than the loopback's: it asks for no password."),
     click.option("-v", "--verbose", is_flag=True, help="The library's debug lines too."),
 )  # fmt: skip
 
@@ -114,6 +118,8 @@ def serve(
     on_exit: Literal["drain", "kill"],
     as_json: bool,
     stats_interval: float,
+    metrics: str | None,
+    metrics_allow_remote: bool,
     verbose: bool,
     **options: Any,
 ) -> int:
@@ -124,6 +130,7 @@ def serve(
     from vmthaw.cli._serve_loop import LoopOptions, ServeLoop
     from vmthaw.cli._systemd import notify
 
+    _check_metrics(metrics, allow_remote=metrics_allow_remote)
     make_server = _prepare(socket_path, socket_fd, memory, options)
     output = open_output(as_json=as_json)
     try:
@@ -132,13 +139,41 @@ def serve(
             loop = ServeLoop(
                 server, output, LoopOptions(once, on_exit, float(options["drain_timeout"]), stats_interval)
             )
-            with loop.signals(), server:
+            with loop.signals(), server, _answering_scrapers(metrics, server, output, metrics_allow_remote):
                 text = f"serving {memory} on {server.socket_path}"
                 output.event("listening", text, socket=server.socket_path, memory=memory)
                 notify(f"READY=1\nSTATUS={text}")
                 return loop.run()
     finally:
         output.close()
+
+
+def _check_metrics(address: str | None, *, allow_remote: bool) -> None:
+    """A wrong address is found before the socket is made. A refusal names the option that allows it."""
+    from vmthaw.errors import VmthawValueError
+    from vmthaw.metrics import parse_address
+
+    if address is None:
+        if allow_remote:
+            raise click.UsageError("--metrics-allow-remote needs --metrics ADDRESS")
+        return
+    try:
+        parse_address(address, allow_remote=allow_remote)
+    except VmthawValueError as error:
+        text = str(error).replace("allow it explicitly (allow_remote)", "say --metrics-allow-remote")
+        raise click.UsageError(f"--metrics: {text}") from error
+
+
+@contextlib.contextmanager
+def _answering_scrapers(address: str | None, server: Any, output: Output, allow_remote: bool) -> Iterator[None]:
+    if address is None:
+        yield
+        return
+    from vmthaw.metrics import MetricsServer
+
+    with MetricsServer(address, server, allow_remote=allow_remote) as scraped:
+        output.event("metrics", f"metrics at {scraped.address}", address=scraped.address)
+        yield
 
 
 def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, options: dict[str, Any]) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vmthaw import _lifecycle
+from vmthaw._session_inputs import SourceFactory
 from vmthaw.errors import ForkedError, PageFailedError, StateError, VmthawError, VmthawValueError
 from vmthaw.firecracker import _api
 from vmthaw.firecracker._errors import describe_exit
@@ -22,7 +23,7 @@ from vmthaw.firecracker._place import JailPlace, Place, check_file
 from vmthaw.firecracker._process import VmmProcess, find_binary
 from vmthaw.firecracker._requests import ApiRequest, LoadOptions
 from vmthaw.pager import MemoryLayout, PagerConfig, PagerSession, PrewarmList
-from vmthaw.server import PageServer, SourceFactory
+from vmthaw.server import PageServer
 from vmthaw.source import PageSource
 
 Memory = PageSource | SourceFactory | PageServer
