@@ -205,10 +205,14 @@ void PagerSession::give_up() {
             unregister_all();
             settle_events();
             break;
-        case FailurePolicy::hang:
+        case FailurePolicy::hang: {
             // Asked for: whoever touches a missing page sleeps as long as this process lives. Closing gives zeros.
-            static_cast<void>(core_.uffd.try_clone().release().release());
+            const std::shared_lock gate(core_.gate);  // or detach() could take the descriptor away beside us
+            if (!core_.closing.load()) {
+                static_cast<void>(core_.uffd.try_clone().release().release());
+            }
             break;
+        }
     }
     end(EndReason::failed);
 }
