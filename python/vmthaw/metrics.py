@@ -31,6 +31,7 @@ _COUNTERS = {
     "zero": ("zero_pages_total", "Pages installed as zeros, which cost no reading."),
     "fault_around": ("fault_around_pages_total", "Pages installed beyond the one that was asked for."),
     "populated": ("populated_pages_total", "Pages installed by background filling."),
+    "prefetched": ("prefetched_pages_total", "Pages installed from a recorded working set."),
     "redundant": ("redundant_pages_total", "Pages that were there already when they were to be installed."),
     "coalesced": ("coalesced_faults_total", "Faults that joined a fill under way."),
     "retried": ("source_retries_total", "Reads of the source that were tried again."),
