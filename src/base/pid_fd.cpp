@@ -31,6 +31,8 @@ PidFd PidFd::adopt(UniqueFd fd) {
     throw SystemError(EBADF, "adopting a pidfd", "the descriptor is not a pidfd");
 }
 
+bool PidFd::is_another() const noexcept { return static_cast<bool>(fd_) && pid_ != ::getpid(); }
+
 bool PidFd::has_exited() const noexcept {
     pollfd poll_fd{fd_.get(), POLLIN, 0};
     const int saved = errno;

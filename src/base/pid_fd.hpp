@@ -20,6 +20,8 @@ public:
     [[nodiscard]] int fd() const noexcept { return fd_.get(); }
     [[nodiscard]] pid_t pid() const noexcept { return pid_; }
     [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(fd_); }
+    // Held, and not this process: to kill ourselves is no way to end a VM.
+    [[nodiscard]] bool is_another() const noexcept;
     [[nodiscard]] bool has_exited() const noexcept;
     // 0 or the errno of pidfd_send_signal(2).
     [[nodiscard]] int send_signal(int signal) const noexcept;

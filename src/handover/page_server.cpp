@@ -60,27 +60,8 @@ void PageServer::start() {
 
 // Nothing that is wrong with a hand-over may end in a VM that runs on with zeros for memory.
 void PageServer::begin_session(Waiting waiting, std::shared_ptr<PageSource> source, GuestRuns working_set) {
-    const std::string from = "hand-over from " + waiting.label + ": ";
-    std::vector<Region> regions;
-    try {
-        regions = check_regions(options_.layout.assign(waiting.handover.regions), source.get());
-    } catch (const Error& error) {
-        const bool killed = apply_policy(waiting);
-        add_failure(0, from + error.what() + (killed ? "; the VM was killed" : ""), "regions");
-        return;
-    }
-    try {
-        make_session(std::move(waiting), std::move(regions), std::move(source), std::move(working_set));
-    } catch (const Error& error) {
-        add_failure(0, from + error.what(),
-                    options_.config.failure_policy == FailurePolicy::kill ? "failure_policy" : "regions");
-    }
-}
-
-void PageServer::make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source,
-                              GuestRuns working_set) {
     SessionOptions options{.userfaultfd = std::move(waiting.handover.userfaultfd),
-                           .regions = std::move(regions),
+                           .regions = std::move(waiting.handover.regions),
                            .source = std::move(source),
                            .config = options_.config,
                            .pid_fd = std::move(waiting.pid_fd),
@@ -89,9 +70,17 @@ void PageServer::make_session(Waiting waiting, std::vector<Region> regions, std:
                            .prewarm = options_.prewarm,
                            .page_states = {},
                            .working_set = std::move(working_set)};
-    const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
-    add_session(session);
-    session->start();
+    const std::string from = "hand-over from " + options.label + ": ";
+    const char* field = "regions";
+    try {
+        options.regions = check_regions(options_.layout.assign(options.regions), options.source.get());
+        field = "failure_policy";
+        begin(std::move(options));
+    } catch (const Error& error) {
+        const bool killed = apply_policy(options.userfaultfd, options.pid_fd, options.regions, options.config.failure_policy);
+        add_failure(0, from + error.what() + (killed ? "; the VM was killed" : ""),
+                    error.class_name() == "RegionError" ? "regions" : field);
+    }
 }
 
 std::shared_ptr<PagerSession> PageServer::adopt(Userfaultfd userfaultfd, std::vector<Region> regions,
@@ -120,6 +109,10 @@ std::shared_ptr<PagerSession> PageServer::adopt(Userfaultfd userfaultfd, std::ve
                            .prewarm = options_.prewarm,
                            .page_states = std::move(sorted_states),
                            .working_set = options_.working_set};
+    return begin(std::move(options));
+}
+
+std::shared_ptr<PagerSession> PageServer::begin(SessionOptions&& options) {
     const std::shared_ptr<PagerSession> session = PagerSession::create(std::move(options), this);
     add_session(session);
     session->start();

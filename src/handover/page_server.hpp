@@ -126,10 +126,10 @@ private:
     void complete(Connection connection);
     [[nodiscard]] std::optional<Waiting> take_waiting(std::uint32_t session);
     void refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why);
-    bool apply_policy(Waiting& waiting) const;
+    static bool apply_policy(Userfaultfd& userfaultfd, const PidFd& pid_fd, const std::vector<Region>& regions,
+                             FailurePolicy policy);
     void begin_session(Waiting waiting, std::shared_ptr<PageSource> source, GuestRuns working_set);
-    void make_session(Waiting waiting, std::vector<Region> regions, std::shared_ptr<PageSource> source,
-                      GuestRuns working_set);
+    std::shared_ptr<PagerSession> begin(SessionOptions&& options);
     void add_session(const std::shared_ptr<PagerSession>& session);
     void add_failure(std::uint32_t session, const std::string& text, const std::string& field);
     void keep_failure(ServerFailure failure);  // with mutex_ held

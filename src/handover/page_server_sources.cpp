@@ -33,22 +33,27 @@ std::optional<PageServer::Waiting> PageServer::take_waiting(std::uint32_t sessio
 }
 
 // A VM without its memory must not run on with zeros. True when it was killed.
-bool PageServer::apply_policy(Waiting& waiting) const {
-    const bool can_kill = waiting.pid_fd && waiting.pid_fd.pid() != ::getpid() &&
-                          (options_.config.failure_policy == FailurePolicy::automatic ||
-                           options_.config.failure_policy == FailurePolicy::kill);
+bool PageServer::apply_policy(Userfaultfd& userfaultfd, const PidFd& pid_fd, const std::vector<Region>& regions,
+                              FailurePolicy policy) {
+    if (policy == FailurePolicy::hang) {
+        // Asked for: closing the descriptor would give zeros instead, so it stays open as long as this process lives.
+        static_cast<void>(userfaultfd.release().release());
+        return false;
+    }
+    const bool can_kill = pid_fd.is_another() && policy != FailurePolicy::poison;
     if (can_kill) {
-        static_cast<void>(waiting.pid_fd.send_signal(SIGKILL));
+        static_cast<void>(pid_fd.send_signal(SIGKILL));
     } else {
-        for (const Region& region : waiting.handover.regions) {
-            static_cast<void>(waiting.handover.userfaultfd.poison(region.host_address, region.size));
+        for (const Region& region : regions) {
+            static_cast<void>(userfaultfd.poison(region.host_address, region.size));
         }
     }
     return can_kill;
 }
 
 void PageServer::refuse_vm(Waiting& waiting, std::uint32_t session, const std::string& why) {
-    const bool killed = apply_policy(waiting);
+    const bool killed = apply_policy(waiting.handover.userfaultfd, waiting.pid_fd, waiting.handover.regions,
+                                     options_.config.failure_policy);
     add_failure(session, waiting.label + ": no page source for it: " + why + (killed ? "; it was killed" : ""),
                 "source");
 }

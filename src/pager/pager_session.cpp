@@ -18,7 +18,7 @@ constexpr std::uint64_t kHangUpGraceNs = 200'000'000;
 std::atomic<std::uint32_t> g_next_id{1};
 
 FailurePolicy choose_policy(const PagerConfig& config, const PidFd& pid_fd) {
-    const bool can_kill = static_cast<bool>(pid_fd) && pid_fd.pid() != ::getpid();
+    const bool can_kill = pid_fd.is_another();
     switch (config.failure_policy) {
         case FailurePolicy::automatic:
             return can_kill ? FailurePolicy::kill : FailurePolicy::poison;
@@ -65,8 +65,9 @@ void take_over(const PageTable& table, const std::vector<std::vector<std::uint8_
 
 }  // namespace
 
-std::shared_ptr<PagerSession> PagerSession::create(SessionOptions options, SessionObserver* observer) {
+std::shared_ptr<PagerSession> PagerSession::create(SessionOptions&& options, SessionObserver* observer) {
     check_config(options.config);
+    const FailurePolicy policy = choose_policy(options.config, options.pid_fd);
     for (const Region& region : options.regions) {
         if (region.page_size != 4096 && region.page_size != 2U << 20U) {
             throw Error(describe(region) + ": userfaultfd serves pages of 4096 and 2097152 bytes only", "RegionError");
@@ -74,17 +75,17 @@ std::shared_ptr<PagerSession> PagerSession::create(SessionOptions options, Sessi
     }
     PageTable table(options.regions);
     take_over(table, options.page_states);
-    return std::shared_ptr<PagerSession>(new PagerSession(std::move(options), std::move(table), observer));
+    return std::shared_ptr<PagerSession>(new PagerSession(std::move(options), std::move(table), policy, observer));
 }
 
-PagerSession::PagerSession(SessionOptions options, PageTable table, SessionObserver* observer)
+PagerSession::PagerSession(SessionOptions options, PageTable table, FailurePolicy policy, SessionObserver* observer)
     : runtime_(Runtime::instance()),
       core_(std::move(options.userfaultfd), std::move(table), std::move(options.source), options.config,
             std::move(options.pid_fd)),
       handler_(core_),
       installer_(core_),
       label_(std::move(options.label)),
-      policy_(choose_policy(core_.config, core_.pid_fd)),
+      policy_(policy),
       socket_(std::move(options.socket)),
       prewarm_(std::move(options.prewarm)),
       observer_(observer) {
@@ -182,8 +183,9 @@ void PagerSession::adopt_child(MessageBatch::ForkedChild child) {
         if (options.config.failure_policy == FailurePolicy::kill) {
             options.config.failure_policy = FailurePolicy::poison;
         }
+        const FailurePolicy policy = choose_policy(options.config, options.pid_fd);
         const std::shared_ptr<PagerSession> session(
-            new PagerSession(std::move(options), std::move(held->pages), nullptr));
+            new PagerSession(std::move(options), std::move(held->pages), policy, nullptr));
         const std::lock_guard lock(parent->observer_mutex_);
         if (parent->observer_ != nullptr) {
             session->observer_ = parent->observer_;
@@ -332,7 +334,7 @@ void PagerSession::kill() {
     if (!core_.pid_fd && pending_end_ != EndReason::none) {
         return;
     }
-    if (!core_.pid_fd || core_.pid_fd.pid() == ::getpid()) {
+    if (!core_.pid_fd.is_another()) {
         throw StateError(label_ + ": there is no pidfd of a foreign VMM to kill; drain or detach instead");
     }
     kill_sent_.store(true);

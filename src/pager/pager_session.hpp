@@ -47,8 +47,9 @@ struct SessionOptions {
 // while they work for it. All public functions are thread-safe.
 class PagerSession final : public LaneClient, public WorkerClient, public std::enable_shared_from_this<PagerSession> {
 public:
-    // Throws SystemError (EAGAIN: no thread) and ArgumentError.
-    [[nodiscard]] static std::shared_ptr<PagerSession> create(SessionOptions options, SessionObserver* observer);
+    // Throws SystemError (EAGAIN: no thread), ArgumentError, and RegionError for a page size that cannot be served. What
+    // is refused leaves `options` whole: who lets go of its descriptor gives the guest zeros for memory.
+    [[nodiscard]] static std::shared_ptr<PagerSession> create(SessionOptions&& options, SessionObserver* observer);
     ~PagerSession() override;
     PagerSession(const PagerSession&) = delete;
     PagerSession& operator=(const PagerSession&) = delete;
@@ -92,7 +93,7 @@ public:
     void run(LaneTask task, const FillContext& context) noexcept override;
 
 private:
-    PagerSession(SessionOptions options, PageTable table, SessionObserver* observer);
+    PagerSession(SessionOptions options, PageTable table, FailurePolicy policy, SessionObserver* observer);
 
     void begin_serving();
     void answer(MessageBatch& batch, std::uint16_t worker) noexcept;

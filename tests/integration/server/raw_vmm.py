@@ -94,6 +94,10 @@ def fork(fd):
     return pid
 
 
+def base_address():
+    return base
+
+
 def close_uffd():
     os.close(uffd)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -95,6 +97,40 @@ def test_hang_leaves_the_toucher_asleep_until_the_vm_is_killed(full_memory_file:
         server.stop("kill")
         assert server.ended_sessions[0].end_reason is EndReason.killed
         assert not vmm.alive
+
+
+@pytest.mark.parametrize("wrong", ["page size", "short file"])
+@pytest.mark.parametrize(
+    "policy", [FailurePolicy.automatic, FailurePolicy.kill, FailurePolicy.poison, FailurePolicy.hang]
+)
+def test_refused_vm_never_runs_on_with_zeros(
+    policy: FailurePolicy, wrong: str, full_memory_file: Path, tmp_socket: Path
+) -> None:
+    region = {"size": PAGES * 4096, "offset": 0, "page_size": 4096}
+    if wrong == "page size":
+        region["page_size"] = 16384
+    else:
+        os.truncate(full_memory_file, 4096)
+    with (
+        FileSource(full_memory_file) as source,
+        PageServer(tmp_socket, source, config=quick(policy)) as server,
+        RawVmm(PAGES) as vmm,
+    ):
+        regions = json.dumps([{"base_host_virt_addr": vmm.call("base_address"), **region}])
+        with contextlib.suppress(EOFError):  # killed before it could say that it has handed over
+            vmm.handover(tmp_socket, text=regions)
+        eventually(lambda: server.failures)
+        assert server.failures[0].field == "regions"
+        if policy in (FailurePolicy.automatic, FailurePolicy.kill):
+            assert vmm.exit_status() == -signal.SIGKILL
+            assert "the VM was killed" in failure_texts(server)
+        elif policy is FailurePolicy.poison:
+            with pytest.raises(OSError, match="Bad address"):
+                vmm.read(9)
+        else:
+            vmm.start_read(9)
+            with pytest.raises(TimeoutError):
+                vmm.finish_read(timeout=0.5)
 
 
 def test_source_that_recovers_is_tried_again(full_memory_file: Path, tmp_socket: Path) -> None:
