@@ -3,12 +3,21 @@
 
 namespace vmthaw {
 
+namespace {
+
+// A session tells whoever waits for its end a moment before it tells us: what both say must agree.
+bool has_ended(const std::shared_ptr<PagerSession>& session) { return session->state() == SessionState::closed; }
+
+}  // namespace
+
 std::vector<std::shared_ptr<PagerSession>> PageServer::sessions() const {
     guard_.check("PageServer");
     const std::lock_guard lock(mutex_);
     std::vector<std::shared_ptr<PagerSession>> sessions;
     for (const auto& [id, session] : sessions_) {
-        sessions.push_back(session);
+        if (!has_ended(session)) {
+            sessions.push_back(session);
+        }
     }
     return sessions;
 }
@@ -16,7 +25,13 @@ std::vector<std::shared_ptr<PagerSession>> PageServer::sessions() const {
 std::vector<std::shared_ptr<PagerSession>> PageServer::ended_sessions() const {
     guard_.check("PageServer");
     const std::lock_guard lock(mutex_);
-    return {ended_.begin(), ended_.end()};
+    std::vector<std::shared_ptr<PagerSession>> ended(ended_.begin(), ended_.end());
+    for (const auto& [id, session] : sessions_) {
+        if (has_ended(session)) {
+            ended.push_back(session);
+        }
+    }
+    return ended;
 }
 
 std::vector<std::string> PageServer::waiting() const {

@@ -76,6 +76,21 @@ def test_stop_from_another_thread_ends_the_waits(source: FileSource, tmp_socket:
     assert sorted(ended) == ["ready", "wait"]
 
 
+def test_session_whose_end_was_awaited_is_among_the_ended_ones(
+    source: FileSource, full_memory_file: Path, tmp_socket: Path
+) -> None:
+    with PageServer(tmp_socket, source) as server:
+        for _ in range(10):
+            with FakeVmm(full_memory_file) as vmm:
+                vmm.handover(tmp_socket)
+                eventually(lambda: server.sessions)
+                session = server.sessions[0]
+                vmm.kill()
+                assert session.wait(10)
+                assert session in server.ended_sessions
+                assert server.sessions == []
+
+
 def test_many_threads_may_stop_at_once(source: FileSource, full_memory_file: Path, tmp_socket: Path) -> None:
     server = PageServer(tmp_socket, source).start()
     with FakeVmm(full_memory_file) as vmm:
