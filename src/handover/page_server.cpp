@@ -77,7 +77,8 @@ void PageServer::begin_session(Waiting waiting, std::shared_ptr<PageSource> sour
         field = "failure_policy";
         begin(std::move(options));
     } catch (const Error& error) {
-        const bool killed = apply_policy(options.userfaultfd, options.pid_fd, options.regions, options.config.failure_policy);
+        const bool killed =
+            apply_policy(options.userfaultfd, options.pid_fd, options.regions, options.config.failure_policy);
         add_failure(0, from + error.what() + (killed ? "; the VM was killed" : ""),
                     error.class_name() == "RegionError" ? "regions" : field);
     }

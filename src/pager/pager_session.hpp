@@ -47,8 +47,8 @@ struct SessionOptions {
 // while they work for it. All public functions are thread-safe.
 class PagerSession final : public LaneClient, public WorkerClient, public std::enable_shared_from_this<PagerSession> {
 public:
-    // Throws SystemError (EAGAIN: no thread), ArgumentError, and RegionError for a page size that cannot be served. What
-    // is refused leaves `options` whole: who lets go of its descriptor gives the guest zeros for memory.
+    // Throws SystemError (EAGAIN: no thread), ArgumentError, and RegionError for a page size that cannot be served.
+    // What is refused leaves `options` whole: who lets go of its descriptor gives the guest zeros for memory.
     [[nodiscard]] static std::shared_ptr<PagerSession> create(SessionOptions&& options, SessionObserver* observer);
     ~PagerSession() override;
     PagerSession(const PagerSession&) = delete;
