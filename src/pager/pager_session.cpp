@@ -145,6 +145,9 @@ void PagerSession::run(LaneTask task, const FillContext& context) noexcept {
             case LaneWork::fill:
                 execute(task.fill, context);
                 return;
+            case LaneWork::read:
+                serve(context.handler);
+                return;
             case LaneWork::prewarm:
                 run_prewarm(context);
                 return;

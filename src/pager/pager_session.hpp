@@ -97,6 +97,7 @@ private:
 
     void begin_serving();
     void answer(MessageBatch& batch, std::uint16_t worker) noexcept;
+    void read_later(int errno_value) noexcept;
     void execute(FillTask task, const FillContext& context) noexcept;
     void defer(FillTask task, bool to_source_lane, std::uint64_t delay_ns) noexcept;
     void finish(const FillTask& task) noexcept;
@@ -144,6 +145,7 @@ private:
     std::uint16_t replay_waits_ = 0;  // the replaying thread's
     std::atomic<std::uint32_t> in_flight_{0};
     std::atomic<bool> overflowed_{false};
+    std::atomic<bool> unreadable_{false};  // said once
     std::atomic<bool> first_fault_seen_{false};
     std::atomic<bool> foreign_reported_{false};
     std::atomic<bool> kill_sent_{false};

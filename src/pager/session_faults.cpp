@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::uint64_t kFirstParkNs = 50'000;
 constexpr std::uint64_t kLongestParkNs = 2'000'000;
+constexpr std::uint64_t kReadAgainNs = 10'000'000;
 constexpr std::size_t kKeptFailures = 64;
 
 std::string errno_text(int errno_value) { return std::generic_category().message(errno_value); }
@@ -24,15 +25,36 @@ std::string errno_text(int errno_value) { return std::generic_category().message
 
 // The fault path: no lock but the gate, no allocation, no GIL, no log.
 void PagerSession::serve(std::uint16_t worker) noexcept {
+    // The kernel cuts a batch short before a FORK whose descriptor it cannot give us.
+    const bool may_be_short = core_.uffd.features().has(Feature::event_fork);
     MessageBatch batch;
     do {
         handler_.read(batch);
-        if (batch.errno_value == ESRCH) {
-            end(EndReason::vm_exited);
-            return;
+        switch (batch.errno_value) {
+            case 0:
+                break;
+            case EAGAIN:
+            case ESHUTDOWN:
+                return;
+            case ESRCH:
+                end(EndReason::vm_exited);
+                return;
+            default:
+                read_later(batch.errno_value);
+                return;
         }
         answer(batch, worker);
-    } while (batch.message_count == MessageBatch::kMessages);
+    } while (batch.message_count == MessageBatch::kMessages || (may_be_short && batch.message_count > 0));
+}
+
+// A message stays where it is: a FORK while this process is out of descriptors (EMFILE). Edge-triggered epoll does not
+// tell of it again, and until it is read the VM can neither fork nor be filled.
+void PagerSession::read_later(int errno_value) noexcept {
+    if (!unreadable_.exchange(true)) {
+        log_line(LogLevel::error, "pager",
+                 label_ + ": a message of its userfaultfd cannot be read yet: " + errno_text(errno_value));
+    }
+    runtime_.retry_lane().submit({shared_from_this(), LaneWork::read, {}}, kReadAgainNs);
 }
 
 void PagerSession::answer(MessageBatch& batch, std::uint16_t worker) noexcept {

@@ -16,7 +16,7 @@
 
 namespace vmthaw {
 
-enum class LaneWork : std::uint8_t { fill, prewarm, working_set, populate, check, give_up };
+enum class LaneWork : std::uint8_t { fill, read, prewarm, working_set, populate, check, give_up };
 
 class LaneClient;
 

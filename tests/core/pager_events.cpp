@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "pager_support.hpp"
@@ -160,25 +161,57 @@ TEST_F(HeldFill, EndingWhileTheSourceWorksIsSafe) {
     crew_.finish_or_die("detached");
 }
 
-TEST_F(HeldFill, AForkedChildIsServedTheSameMemory) {
-    if (::geteuid() != 0) {
-        GTEST_SKIP() << "FORK events need CAP_SYS_PTRACE";
+class ForkingGuest : public HeldFill {
+protected:
+    void SetUp() override {
+        HeldFill::SetUp();
+        if (::geteuid() != 0) {
+            GTEST_SKIP() << "FORK events need CAP_SYS_PTRACE";
+        }
     }
+    // The child looks at a page that is served, one that was removed, and one that was there.
+    void fork_and_look() {
+        // Not fork(): it holds malloc's locks while it waits for our own threads to read the message.
+        const pid_t child = ::_Fork();
+        ASSERT_GE(child, 0);
+        if (child == 0) {
+            // Plain loads and _exit(): nothing else works in the child of a process with threads.
+            const auto* words = reinterpret_cast<const volatile std::uint64_t*>(guest_->page(0));
+            const bool right =
+                words[50 * kWords + 7] == source_word(50) && words[40 * kWords] == 0 && words[0] == word_at(0);
+            ::_exit(right ? 0 : 1);
+        }
+        int status = -1;
+        ASSERT_TRUE(eventually([&] { return ::waitpid(child, &status, WNOHANG) == child; })) << "the child hangs";
+        EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    }
+};
+
+TEST_F(ForkingGuest, ItsChildIsServedTheSameMemory) {
     begin(Features(static_cast<std::uint64_t>(Feature::event_fork)));
     guest_->remove(40, 1);
     finish("before the fork");
-    const pid_t child = ::fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-        // Plain loads and _exit(): nothing else works in the child of a process with threads.
-        const auto* words = reinterpret_cast<const volatile std::uint64_t*>(guest_->page(0));
-        const bool right =
-            words[50 * kWords + 7] == source_word(50) && words[40 * kWords] == 0 && words[0] == word_at(0);
-        ::_exit(right ? 0 : 1);
-    }
-    int status = -1;
-    ASSERT_TRUE(eventually([&] { return ::waitpid(child, &status, WNOHANG) == child; })) << "the child hangs";
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    fork_and_look();
+}
+
+TEST_F(ForkingGuest, ForksWhenTheServerHasADescriptorAgain) {
+    begin(Features(static_cast<std::uint64_t>(Feature::event_fork)));
+    guest_->remove(40, 1);
+    finish("before the fork");
+    rlimit before{};
+    check_errno(::getrlimit(RLIMIT_NOFILE, &before), "getrlimit");
+    const rlimit none{0, before.rlim_max};
+    check_errno(::setrlimit(RLIMIT_NOFILE, &none), "setrlimit");
+    std::atomic<bool> forked{false};
+    Crew helper;
+    helper.start([&] {
+        std::this_thread::sleep_for(100ms);  // the FORK is refused meanwhile, more than once
+        EXPECT_FALSE(forked.load());
+        check_errno(::setrlimit(RLIMIT_NOFILE, &before), "setrlimit");
+    });
+    fork_and_look();
+    forked = true;
+    helper.finish_or_die("the limit is back");
 }
 
 }  // namespace
