@@ -81,7 +81,7 @@ def test_a_present_page_does_not_wake_until_asked(
     assert toucher.finish() == b"\x01"
 
 
-def test_an_exhausted_pool_says_present_although_the_page_is_absent(
+def test_an_exhausted_pool_fills_nothing_whatever_it_says(
     hugetlb_pages: Callable[[int], int], make_memory: MakeMemory, make_userfaultfd: MakeUserfaultfd
 ) -> None:
     hugetlb_pages(2)
@@ -89,8 +89,10 @@ def test_an_exhausted_pool_says_present_although_the_page_is_absent(
     userfaultfd.register_range(memory.address, memory.size)
     page = b"\x05" * HUGE_PAGE
     statuses = [userfaultfd.copy(memory.page(index), page).status for index in range(64)]
-    filled = statuses.index(FillStatus.present)
+    filled = statuses.count(FillStatus.done)
     assert filled >= 2
+    # Linux 6.18 says EEXIST, 6.12 ENOMEM.
+    assert statuses[filled:] in ([status] * (64 - filled) for status in (FillStatus.present, FillStatus.no_memory))
     assert page_is_present(os.getpid(), memory.page(filled - 1)) is True
     assert page_is_present(os.getpid(), memory.page(filled)) is False
 
