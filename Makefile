@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup build test demo bench wheel lint fuzz sanitize clean
+.PHONY: help setup build test test-vm demo bench wheel lint fuzz sanitize clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ build: setup ## the extension module (python/vmthaw/_core*.so) and the core test
 
 test: build ## everything under tests/: unit, core, sanitizers, integration, linters, the wheel
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-vm: build ## the tests of userfaultfd and KVM in a virtual machine: another kernel, nested kvm_amd
+	@tests/vm/run_tests $(PYTEST_ARGS)
 
 demo: build ## the main job: a VM-sized process restored lazily, with its table of timings
 	@$(VENV)/bin/vmthaw demo

@@ -14,8 +14,9 @@ from tests.support import eventually as _eventually
 from tests.support.huge_pages import HugePagesUnavailableError, reserved_huge_pages
 from tests.support.kernel_probes import why_no_kvm, why_no_userfaultfd
 from tests.support.known_skips import pytest_make_collect_report, pytest_runtest_makereport
+from tests.support.tiers import pytest_collection_modifyitems
 
-__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
+__all__ = ["pytest_collection_modifyitems", "pytest_make_collect_report", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")
