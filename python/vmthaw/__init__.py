@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         PythonSource,
         ZeroSource,
     )
+    from vmthaw.trace import Trace, TraceRecorder
     from vmthaw.userfaultfd import (
         Feature,
         Features,
@@ -84,6 +85,8 @@ _HOMES = {
     "SessionEvent": "vmthaw.server",
     "SessionEventKind": "vmthaw.pager",
     "SessionState": "vmthaw.pager",
+    "Trace": "vmthaw.trace",
+    "TraceRecorder": "vmthaw.trace",
     "Userfaultfd": "vmthaw.userfaultfd",
     "UserfaultfdFactory": "vmthaw.userfaultfd",
     "WorkingSet": "vmthaw.working_set",
@@ -123,6 +126,8 @@ __all__ = [
     "SessionEvent",
     "SessionEventKind",
     "SessionState",
+    "Trace",
+    "TraceRecorder",
     "Userfaultfd",
     "UserfaultfdFactory",
     "WorkingSet",

@@ -188,3 +188,7 @@ class PageFailedError(VmthawError):
 
 class MissingExtraError(VmthawError, ImportError):
     """An optional dependency is not installed. The text has the line that installs it."""
+
+
+class TraceError(VmthawError):
+    """A trace file that cannot be read as one, or a recording that failed."""

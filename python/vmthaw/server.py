@@ -16,7 +16,7 @@ from vmthaw._async_waiters import AsyncWaiters
 from vmthaw._core import MemoryLayout, PagerConfig, PageSource, Region, SessionEventKind
 from vmthaw._ending import StopMode, Taker, end_sessions, refuse_incomplete
 from vmthaw._limits import raise_descriptor_limit
-from vmthaw._server_reports import ServerReports
+from vmthaw._server_trace import TracedServer
 from vmthaw._session_inputs import SessionInputs, SourceFactory, WorkingSetFactory, guest_addresses, runs_of
 from vmthaw.errors import PageFailedError, StateError, VmthawTimeoutError, VmthawValueError
 from vmthaw.pager import PrewarmList
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class PageServer(ServerReports):
+class PageServer(TracedServer):
     """Serves the memory of every VM that hands its userfaultfd over on `socket_path`.
 
     `source` is one `PageSource` for all, or a callable that is asked once per hand-over (on the drainer's thread) and
@@ -168,6 +168,8 @@ class PageServer(ServerReports):
             _lifecycle.watch(self._core.event_fd(), self._on_events)
             _lifecycle.register(self)
             self._started = True
+            if self._config.trace_records:
+                self.enable_trace(self._config.trace_records)
         return self
 
     def __enter__(self) -> Self:
@@ -251,6 +253,7 @@ class PageServer(ServerReports):
                 return
             self._closed = True
         self._core.close()
+        self._end_trace()
         _lifecycle.unwatch(self._core.event_fd())
         self._on_events()
         _lifecycle.unregister(self)

@@ -1,10 +1,12 @@
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <cstddef>
 #include <memory>
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "handover/page_server.hpp"
 #include "pager/pager_session.hpp"
 #include "trace/fault_record.hpp"
 
@@ -42,11 +44,11 @@ py::dtype record_dtype() {
 }
 
 // The array is the vector's own memory; the capsule frees it with the last view.
-py::array take_records(const PagerSession& session, std::size_t limit) {
+py::array take_records(PagerSession& session, std::size_t limit) {
     auto records = std::make_unique<std::vector<FaultRecord>>();
     {
         const py::gil_scoped_release release;
-        if (TraceRing* ring = session.trace()) {
+        if (TraceRing* ring = session.trace().ring()) {
             ring->drain(*records, limit);
         }
     }
@@ -58,8 +60,16 @@ py::array take_records(const PagerSession& session, std::size_t limit) {
     return py::array(dtype, {count}, {static_cast<py::ssize_t>(sizeof(FaultRecord))}, data, owner);
 }
 
-std::uint64_t dropped_records(const PagerSession& session) {
-    return session.trace() == nullptr ? 0 : session.trace()->dropped();
+std::uint64_t dropped_records(PagerSession& session) {
+    const py::gil_scoped_release release;
+    const TraceRing* ring = session.trace().ring();
+    return ring == nullptr ? 0 : ring->dropped();
+}
+
+void enable_trace(PagerSession& session, std::uint32_t records) {
+    const py::gil_scoped_release release;
+    check_trace_records(records);
+    session.trace().enable(records);
 }
 
 }  // namespace
@@ -75,7 +85,27 @@ void register_trace(py::module_& module) {
         "happen. Safe from any thread; releases the GIL.");
     session.attr("_dropped_records") =
         py::cpp_function(&dropped_records, py::name("_dropped_records"), py::is_method(session),
-                         "Records lost so far because nobody took them in time.");
+                         "Records lost so far because nobody took them in time. Releases the GIL.");
+    session.attr("_enable_trace") =
+        py::cpp_function(&enable_trace, py::name("_enable_trace"), py::is_method(session), py::arg("records"),
+                         "Records this session's faults from now on, in a ring of `records` (the first call decides). "
+                         "Releases the GIL.");
+    session.attr("_first_regions") =
+        py::cpp_function(&PagerSession::first_regions, py::name("_first_regions"), py::is_method(session),
+                         "The regions as they were at the start: a record's `region` is an index into them.");
+    session.attr("_disable_trace") =
+        py::cpp_function([](PagerSession& self) { self.trace().disable(); }, py::name("_disable_trace"),
+                         py::is_method(session), "Ends recording; what the ring holds can still be taken.");
+    session.attr("_tracing") = py::cpp_function([](PagerSession& self) { return self.trace().active() != nullptr; },
+                                                py::name("_tracing"), py::is_method(session), "Whether it records.");
+    const py::object server = module.attr("PageServer");
+    server.attr("enable_trace") = py::cpp_function(
+        &PageServer::enable_trace, py::name("enable_trace"), py::is_method(server), py::arg("records"),
+        py::call_guard<py::gil_scoped_release>(), "Of all sessions, those to come included: rings of `records`.");
+    server.attr("disable_trace") =
+        py::cpp_function(&PageServer::disable_trace, py::name("disable_trace"), py::is_method(server),
+                         py::call_guard<py::gil_scoped_release>(), "Ends it for all sessions.");
+    module.def("fault_record_dtype", &record_dtype, "The numpy dtype of a FaultRecord: 64 bytes, little-endian.");
 }
 
 }  // namespace vmthaw::bindings

@@ -20,7 +20,8 @@ std::shared_ptr<PageServer> PageServer::create(PageServerOptions options) {
     return std::shared_ptr<PageServer>(new PageServer(std::move(options)));
 }
 
-PageServer::PageServer(PageServerOptions options) : runtime_(Runtime::instance()), options_(std::move(options)) {}
+PageServer::PageServer(PageServerOptions options)
+    : runtime_(Runtime::instance()), options_(std::move(options)), trace_records_(options_.config.trace_records) {}
 
 PageServer::~PageServer() {
     if (guard_.inherited()) {
@@ -122,6 +123,7 @@ std::shared_ptr<PagerSession> PageServer::begin(SessionOptions&& options) {
 
 void PageServer::add_session(const std::shared_ptr<PagerSession>& session) {
     const std::lock_guard lock(mutex_);
+    trace_session(*session);
     sessions_[session->id()] = session;
     ++session_count_;
 }

@@ -100,6 +100,10 @@ public:
     // Nobody hears of sessions any more. Call after the sessions have ended.
     void close();
 
+    // Records of the faults of every session, now and later, in rings of `records` (1 to 2^26). Throws ArgumentError.
+    void enable_trace(std::uint32_t records);
+    void disable_trace();
+
     void on_session_event(PagerSession& session, SessionEventKind kind) noexcept override;
     void on_session_forked(PagerSession& parent, std::shared_ptr<PagerSession> child) noexcept override;
 
@@ -130,6 +134,7 @@ private:
                              FailurePolicy policy);
     void begin_session(Waiting waiting, std::shared_ptr<PageSource> source, GuestRuns working_set);
     std::shared_ptr<PagerSession> begin(SessionOptions&& options);
+    void trace_session(PagerSession& session) const;
     void add_session(const std::shared_ptr<PagerSession>& session);
     void add_failure(std::uint32_t session, const std::string& text, const std::string& field);
     void keep_failure(ServerFailure failure);  // with mutex_ held
@@ -149,6 +154,7 @@ private:
     std::deque<ServerFailure> failures_;
     ServerTotals forgotten_;  // of sessions that `ended_` has dropped; failures are counted as they come
     std::uint64_t session_count_ = 0;
+    std::uint32_t trace_records_ = 0;         // of each session's ring; 0: none
     std::uint32_t next_waiting_ = 1U << 31U;  // never the number of a session
     bool listening_ = false;
     bool ready_ = false;

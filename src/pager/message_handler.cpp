@@ -5,6 +5,7 @@
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
+#include "pager/trace_records.hpp"
 
 namespace vmthaw {
 namespace {
@@ -58,6 +59,7 @@ void MessageHandler::apply_event(const UffdMessage& message, MessageBatch& batch
         switch (message.event) {
             case kEventRemove:
                 bump(core_.counters.removed, core_.table.remove(message.arg.remove.start, message.arg.remove.end));
+                record_removal(core_, message.arg.remove.start, message.arg.remove.end);
                 return;
             case kEventUnmap:
                 if (message.arg.remove.start < message.arg.remove.end) {

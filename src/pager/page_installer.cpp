@@ -174,7 +174,7 @@ PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, cons
             return {FillResult::source_failed, 0};
         }
     }
-    if (core_.trace) {
+    if (core_.trace.active() != nullptr) {
         task.t_fetched_ns = monotonic_ns();
     }
     return conclude(task, run, core_.uffd.copy(run.address(), bytes, run.bytes()), context, failure);
@@ -243,6 +243,7 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
             return {FillResult::done, done + 1};
         case FillStatus::again:
             bump(core_.counters.deferred);
+            account(task, {run.mapped, at_page, 1, run.page_class, run.demanded}, 0, context, FaultOutcome::deferred);
             return {FillResult::again, done};
         case FillStatus::unmapped:
             // Crosses a mapping, or lost its registration: page by page, and then this page is not ours.

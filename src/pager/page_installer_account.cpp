@@ -23,18 +23,19 @@ void PageInstaller::account(const FillTask& task, const Run& run, std::uint64_t 
             bump(counters.prewarmed);
         }
     }
-    const bool timed = run.demanded && task.kind == FaultKind::demand;
-    if (!timed && !core_.trace) {
+    const bool timed = run.demanded && task.kind == FaultKind::demand && outcome != FaultOutcome::deferred;
+    TraceRing* const trace = core_.trace.active();
+    if (!timed && trace == nullptr) {
         return;
     }
     const std::uint64_t now_ns = monotonic_ns();
     if (timed) {
         counters.latency.add(now_ns - task.t_fault_ns);
     }
-    if (core_.trace) {
+    if (trace != nullptr) {
         FaultRecord record;
         record.t_fault_ns = task.t_fault_ns;
-        record.t_fetched_ns = task.t_fetched_ns;
+        record.t_fetched_ns = run.page_class == PageClass::data ? task.t_fetched_ns : 0;
         record.t_installed_ns = now_ns;
         record.guest_address = run.mapped->guest_of(run.page);
         record.offset = run.offset();
@@ -51,10 +52,10 @@ void PageInstaller::account(const FillTask& task, const Run& run, std::uint64_t 
         if (run.page_class != PageClass::data) {
             record.source = SourceTier::zero;
         } else {
-            record.source =
-                core_.source->mapped(run.offset(), run.bytes()) != nullptr ? SourceTier::mapped : SourceTier::file;
+            const bool mapped = core_.source->mapped(run.offset(), run.bytes()) != nullptr;
+            record.source = mapped ? SourceTier::mapped : core_.source->tier(run.offset());
         }
-        core_.trace->record(record);
+        trace->record(record);
     }
 }
 

@@ -19,8 +19,8 @@ void check_config(const PagerConfig& config) {
     if (config.max_in_flight < 64 || config.max_in_flight > 1U << 20U) {
         throw ArgumentError("max_in_flight must be from 64 to 1048576, got " + std::to_string(config.max_in_flight));
     }
-    if (config.trace_records > 1U << 26U) {
-        throw ArgumentError("trace_records must be at most 67108864");
+    if (config.trace_records > 0) {
+        check_trace_records(config.trace_records);
     }
     if (config.placement == Placement::pinned) {
         for (const int cpu : usable_cpus()) {
@@ -29,6 +29,14 @@ void check_config(const PagerConfig& config) {
             }
         }
         throw ArgumentError("cpu " + std::to_string(config.cpu) + " is not one this process may run on");
+    }
+}
+
+void check_trace_records(std::uint32_t records) {
+    if (records < 1 || records > 1U << 26U) {
+        throw ArgumentError(
+            "trace_records must be at most 67108864 (and at least 1 where tracing is switched on), got " +
+            std::to_string(records));
     }
 }
 

@@ -48,5 +48,7 @@ struct PagerConfig {
 
 // Throws ArgumentError that names the field.
 void check_config(const PagerConfig& config);
+// The capacity of a trace ring, where there is to be one.
+void check_trace_records(std::uint32_t records);
 
 }  // namespace vmthaw

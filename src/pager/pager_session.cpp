@@ -90,6 +90,7 @@ PagerSession::PagerSession(SessionOptions options, PageTable table, FailurePolic
       prewarm_(std::move(options.prewarm)),
       observer_(observer) {
     core_.id = g_next_id.fetch_add(1);
+    first_regions_ = regions();
     if (options.working_set && !options.working_set->empty()) {
         const bool before = core_.config.working_set_mode == WorkingSetMode::before;
         replay_ = std::make_unique<WorkingSetReplay>(core_, std::move(options.working_set),

@@ -64,9 +64,12 @@ public:
     [[nodiscard]] SessionState state() const;
     [[nodiscard]] EndReason end_reason() const;
     [[nodiscard]] const PagerCounters& counters() const noexcept { return core_.counters; }
-    [[nodiscard]] TraceRing* trace() const noexcept { return core_.trace.get(); }
+    // Records of its faults: on and off at any time, safe from any thread.
+    [[nodiscard]] TraceSlot& trace() noexcept { return core_.trace; }
     [[nodiscard]] const PageSource& source() const noexcept { return *core_.source; }
     [[nodiscard]] std::vector<Region> regions();
+    // As they were at the start, by the number that trace records carry; also when the session has ended.
+    [[nodiscard]] const std::vector<Region>& first_regions() const noexcept { return first_regions_; }
     [[nodiscard]] std::vector<std::string> failures() const;
     // Pages that the VM still misses although the source has bytes for them. Looks at every page.
     [[nodiscard]] std::uint64_t missing_pages();
@@ -138,6 +141,7 @@ private:
     PageInstaller installer_;
     const std::string label_;
     const FailurePolicy policy_;
+    std::vector<Region> first_regions_;  // constant after construction
     UniqueFd socket_;
     std::vector<std::uint64_t> prewarm_;
     std::unique_ptr<WorkingSetReplay> replay_;  // null: no working set

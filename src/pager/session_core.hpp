@@ -10,7 +10,7 @@
 #include "pager/pager_stats.hpp"
 #include "pager/session_gate.hpp"
 #include "source/page_source.hpp"
-#include "trace/trace_ring.hpp"
+#include "trace/trace_slot.hpp"
 #include "userfaultfd/userfaultfd.hpp"
 
 namespace vmthaw {
@@ -25,14 +25,14 @@ struct SessionCore {
           source(std::move(page_source)),
           config(settings),
           pid_fd(std::move(process)),
-          trace(settings.trace_records > 0 ? std::make_unique<TraceRing>(settings.trace_records) : nullptr) {}
+          trace(settings.trace_records) {}
 
     Userfaultfd uffd;
     PageTable table;
     std::shared_ptr<PageSource> source;
     PagerConfig config;
     PidFd pid_fd;
-    std::unique_ptr<TraceRing> trace;
+    TraceSlot trace;
     SessionGate gate;
     PagerCounters counters;
     std::uint32_t id = 0;

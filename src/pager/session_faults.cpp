@@ -9,6 +9,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "pager/pager_session.hpp"
+#include "pager/trace_records.hpp"
 
 // The fault path of PagerSession: from a readable descriptor to every fault installed, parked or failed.
 namespace vmthaw {
@@ -192,6 +193,7 @@ void PagerSession::fail_page(FillTask task, const std::string& why) noexcept {
         if (const MappedRegion* mapped = core_.table.find(task.demand_address)) {
             mapped->set(mapped->page_of(task.demand_address), PageState::failed);
         }
+        record_failure(core_, task);
     }
     switch (policy_) {
         case FailurePolicy::kill:

@@ -186,7 +186,7 @@ WorkingSetReplay::Progress WorkingSetReplay::install(Run run, const std::byte* b
         return Progress::more;  // the next look finds what is there now
     }
     run.pages = claimed;
-    const std::uint64_t start_ns = core_.trace ? monotonic_ns() : 0;
+    const std::uint64_t start_ns = core_.trace.active() != nullptr ? monotonic_ns() : 0;
     FillOutcome outcome;
     if (!run.is_zero) {
         outcome = core_.uffd.copy(run.host_address(), bytes, run.bytes(), kModeDontWake);
@@ -259,7 +259,8 @@ void WorkingSetReplay::record(const Run& run, std::uint64_t pages, std::uint64_t
     } else {
         bump(counters.source_bytes, pages * run.page_size());
     }
-    if (!core_.trace) {
+    TraceRing* const trace = core_.trace.active();
+    if (trace == nullptr) {
         return;
     }
     FaultRecord record;
@@ -278,9 +279,9 @@ void WorkingSetReplay::record(const Run& run, std::uint64_t pages, std::uint64_t
     record.source = SourceTier::zero;
     if (!run.is_zero) {
         const bool direct = core_.source->mapped(run.offset(), pages * run.page_size()) != nullptr;
-        record.source = direct ? SourceTier::mapped : SourceTier::file;
+        record.source = direct ? SourceTier::mapped : core_.source->tier(run.offset());
     }
-    core_.trace->record(record);
+    trace->record(record);
 }
 
 std::string WorkingSetReplay::complaint() const {

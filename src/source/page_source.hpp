@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/fork_guard.hpp"
+#include "base/source_tier.hpp"
 
 namespace vmthaw {
 
@@ -75,6 +76,8 @@ public:
 
     // All extents in order, neighbours of one kind joined. May allocate: not for the fault path.
     [[nodiscard]] virtual std::vector<Extent> extents() const = 0;
+    // Where read() gets the bytes at `offset` from, for traces: the name of the tier, not of the layer.
+    [[nodiscard]] virtual SourceTier tier(std::uint64_t /*offset*/) const noexcept { return SourceTier::file; }
     // For messages, traces and statistics: "file:/path", "zero", "python:name".
     [[nodiscard]] virtual std::string description() const = 0;
     // Ends the source: later reads answer `closed`, waiting ones end. Idempotent. What mapped() gave out stays valid

@@ -38,6 +38,7 @@ public:
     [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override;
     [[nodiscard]] std::vector<Extent> extents() const override { return extents_; }
+    [[nodiscard]] SourceTier tier(std::uint64_t /*offset*/) const noexcept override { return SourceTier::python; }
     [[nodiscard]] std::string description() const override { return "python:" + name_; }
     void close() noexcept override;
 

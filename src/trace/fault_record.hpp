@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "base/source_tier.hpp"
+
 namespace vmthaw {
 
 // Why pages were installed (or taken away).
@@ -11,8 +13,6 @@ enum class FaultKind : std::uint8_t { demand, fault_around, prefetch, prewarm, r
 enum class PageClass : std::uint8_t { data, zero, removed };
 // How it ended.
 enum class FaultOutcome : std::uint8_t { installed, present, deferred, failed };
-// Which tier of the source answered; `none` when nothing was read.
-enum class SourceTier : std::uint8_t { none, zero, mapped, file, network, python };
 
 // Bits of FaultRecord::flags.
 inline constexpr std::uint8_t kRecordWrite = 1;

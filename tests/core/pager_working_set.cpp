@@ -51,7 +51,7 @@ protected:
     }
     static std::vector<FaultRecord> records_of(const std::shared_ptr<PagerSession>& session) {
         std::vector<FaultRecord> records;
-        session->trace()->drain(records, 1024);
+        session->trace().ring()->drain(records, 1024);
         return records;
     }
 };

@@ -9,6 +9,7 @@ import numpy as np
 from tests.integration.server.support import PAGES
 from vmthaw import FileSource, FillMode, PagerConfig, PageServer
 from vmthaw.testing import FakeVmm
+from vmthaw.trace._collector import collector
 
 PAGE = 4096
 
@@ -24,7 +25,7 @@ def records_of(
         vmm.handover(socket)
         vmm.touch("random", seed=5).check()
         (session,) = server.sessions
-        records = session._take_records(limit)
+        records = server.trace(limit)
         dropped = session._dropped_records()
         regions = session.regions
     spans = [(region.guest_address, region.guest_address + region.size) for region in regions]
@@ -61,12 +62,19 @@ def test_fill_around_is_told_apart_from_demand(tmp_socket: Path, memory_file: Pa
 
 def test_the_limit_holds_and_a_small_ring_counts_what_it_dropped(tmp_socket: Path, memory_file: Path) -> None:
     config = PagerConfig(trace_records=64, fill_mode=FillMode.page)
-    records, dropped = records_of(tmp_socket, memory_file, config, limit=10)
+    with collector()._lock:  # nobody takes them meanwhile
+        records, dropped = records_of(tmp_socket, memory_file, config, limit=10)
     assert len(records) == 10
     assert dropped == PAGES - 64
 
 
 def test_without_a_ring_there_are_no_records(tmp_socket: Path, memory_file: Path) -> None:
-    records, dropped = records_of(tmp_socket, memory_file, PagerConfig())
-    assert len(records) == 0
-    assert dropped == 0
+    with (
+        FileSource(memory_file) as source,
+        PageServer(tmp_socket, source) as server,
+        FakeVmm(memory_file) as vmm,
+    ):
+        vmm.handover(tmp_socket)
+        vmm.touch("random", seed=5).check()
+        (session,) = server.sessions
+        assert len(session._take_records()) == session._dropped_records() == 0

@@ -51,7 +51,7 @@ def test_a_recorded_run_is_restored_without_a_fault(full_memory_file: Path, tmp_
             vmm.handover(tmp_socket)
             vmm.touch(touched).check()
             eventually(lambda: server.stats.installed == 100)
-            records = server.sessions[0]._take_records()
+            records = server.trace()
         recorded = WorkingSet.from_trace(records)
         assert (recorded.pages // np.uint64(PAGE)).tolist() == touched
         assert PrewarmList.from_trace(records, limit=3).pages == [page * PAGE for page in touched[:3]]

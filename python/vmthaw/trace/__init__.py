@@ -1,0 +1,80 @@
+"""Fault traces: record them, open them, look at them.
+
+    with PageServer(socket, source) as server, TraceRecorder("boot.parquet", server):
+        ...
+    trace = Trace.open("boot.parquet")
+    print(trace.summary())
+
+The libraries that this needs are the extra ``vmthaw[analysis]``; they are imported when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vmthaw.errors import TraceError
+    from vmthaw.trace._compare import Comparison, compare
+    from vmthaw.trace._info import Gap, RegionInfo, SessionInfo, TraceInfo
+    from vmthaw.trace._recorder import TraceRecorder
+    from vmthaw.trace._schema import COLUMNS, KINDS, OUTCOMES, PAGE_CLASSES, SCHEMA_VERSION, SOURCES
+    from vmthaw.trace._summary import LatencySummary, TraceSummary
+    from vmthaw.trace._trace import Trace
+
+_HOMES = {
+    "COLUMNS": "_schema",
+    "KINDS": "_schema",
+    "OUTCOMES": "_schema",
+    "PAGE_CLASSES": "_schema",
+    "SCHEMA_VERSION": "_schema",
+    "SOURCES": "_schema",
+    "Comparison": "_compare",
+    "Gap": "_info",
+    "LatencySummary": "_summary",
+    "RegionInfo": "_info",
+    "SessionInfo": "_info",
+    "Trace": "_trace",
+    "TraceInfo": "_info",
+    "TraceRecorder": "_recorder",
+    "TraceSummary": "_summary",
+    "compare": "_compare",
+}
+
+__all__ = [
+    "COLUMNS",
+    "KINDS",
+    "OUTCOMES",
+    "PAGE_CLASSES",
+    "SCHEMA_VERSION",
+    "SOURCES",
+    "Comparison",
+    "Gap",
+    "LatencySummary",
+    "RegionInfo",
+    "SessionInfo",
+    "Trace",
+    "TraceError",
+    "TraceInfo",
+    "TraceRecorder",
+    "TraceSummary",
+    "compare",
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "TraceError":
+        from vmthaw.errors import TraceError
+
+        return TraceError
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
