@@ -1,6 +1,8 @@
-# vmthaw_room(NAME [ROOM ...]): the static library vmthaw_NAME from src/NAME, standing on the rooms named.
+# vmthaw_room(NAME [ROOM ...]): the static library vmthaw_NAME from src/NAME and the directories in it, standing on the
+# rooms named.
 function(vmthaw_room name)
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/src/${name}/*.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/src/${name}/*.cpp
+       ${CMAKE_CURRENT_SOURCE_DIR}/src/${name}/*/*.cpp)
   list(TRANSFORM ARGN PREPEND vmthaw_)
   if(sources)
     add_library(vmthaw_${name} STATIC ${sources})

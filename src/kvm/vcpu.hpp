@@ -1,0 +1,81 @@
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/fork_guard.hpp"
+#include "base/mapping.hpp"
+#include "base/unique_fd.hpp"
+
+namespace vmthaw {
+
+struct RunResult {
+    int result = 0;       // of KVM_RUN
+    int errno_value = 0;  // 0 when result is not negative
+};
+
+// One virtual CPU's descriptor and its shared mapping (struct kvm_run first); move-only. run() never throws; the rest
+// throws SystemError, and ForkedError in a forked child. One thread at a time, but for set_immediate_exit().
+class Vcpu {
+public:
+    Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes);
+
+    [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+    // KVM_RUN, once. EINTR and EAGAIN mean "again"; after an error the mapping's exit reason is an old one, unless it
+    // is MEMORY_FAULT (decode_exit knows).
+    [[nodiscard]] RunResult run() noexcept;
+    // While true, run() comes back with EINTR as soon as the guest would go on. Any thread, also a signal handler.
+    void set_immediate_exit(bool value) noexcept;
+    [[nodiscard]] bool immediate_exit() const noexcept;
+    // The whole mapping, as decode_exit takes it; changes with every run().
+    [[nodiscard]] std::span<std::byte> run_bytes() const noexcept { return mapping_.bytes(); }
+    // Completes a pending I/O or MMIO instruction without running on: afterwards the registers are true. Gives 0, or
+    // the errno of a KVM_RUN that failed (EINTR is the good answer).
+    [[nodiscard]] int drain() noexcept;
+    // Throws ForkedError in a forked child, where the mapping is still the parent's.
+    void check_process() const { guard_.check("Vcpu"); }
+
+    [[nodiscard]] kvm_regs regs() const;
+    void set_regs(const kvm_regs& regs) const;
+    [[nodiscard]] kvm_mp_state mp_state() const;
+    void set_mp_state(const kvm_mp_state& state) const;
+
+#if defined(__x86_64__)
+    [[nodiscard]] kvm_sregs sregs() const;
+    void set_sregs(const kvm_sregs& sregs) const;
+    [[nodiscard]] kvm_fpu fpu() const;
+    void set_fpu(const kvm_fpu& fpu) const;
+    // As large as KVM_CAP_XSAVE2 says, at least 4096 bytes.
+    [[nodiscard]] std::vector<std::byte> xsave() const;
+    void set_xsave(std::span<const std::byte> area) const;
+    [[nodiscard]] std::size_t xsave_bytes() const noexcept { return xsave_bytes_; }
+    [[nodiscard]] kvm_xcrs xcrs() const;
+    void set_xcrs(const kvm_xcrs& xcrs) const;
+    [[nodiscard]] kvm_debugregs debugregs() const;
+    void set_debugregs(const kvm_debugregs& registers) const;
+    [[nodiscard]] kvm_vcpu_events vcpu_events() const;
+    void set_vcpu_events(const kvm_vcpu_events& events) const;
+    // Reads what can be read of `indices`: a register that the kernel lists but this vCPU lacks is left out.
+    [[nodiscard]] std::vector<kvm_msr_entry> msrs(std::span<const std::uint32_t> indices) const;
+    // Writes all or throws; the error names the register. One that the kernel refuses but that has the value already
+    // (KVM lists some that it lets a guest without the feature read alone) is no error.
+    void set_msrs(std::span<const kvm_msr_entry> values) const;
+    [[nodiscard]] std::vector<kvm_cpuid_entry2> cpuid() const;
+    void set_cpuid(std::span<const kvm_cpuid_entry2> entries) const;
+#endif
+
+private:
+    void get(unsigned long request, void* out, const char* operation) const;
+    void set(unsigned long request, const void* value, const char* operation) const;
+
+    ForkGuard guard_;
+    UniqueFd fd_;
+    Mapping mapping_;
+    std::size_t xsave_bytes_ = 0;
+};
+
+}  // namespace vmthaw
