@@ -1,0 +1,76 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kvm/kvm.hpp"
+#include "kvm/vm.hpp"
+#include "machine/guest_memory.hpp"
+#include "machine/payload/mailbox.hpp"
+#include "machine/vcpu_state.hpp"
+#include "vcpu/exit.hpp"
+
+namespace vmthaw {
+
+// A guest: memory, its slots and its vCPUs (one, so far), and the protocol of the payload. One thread at a time may run
+// or save it (a second gets StateError); memory() is anybody's. Throws SystemError, ArgumentError, StateError.
+class Machine {
+public:
+    // Fresh vCPUs; load_payload() or restore_vcpus() comes next.
+    explicit Machine(std::shared_ptr<GuestMemory> memory);
+    ~Machine();
+    Machine(const Machine&) = delete;
+    Machine& operator=(const Machine&) = delete;
+
+    [[nodiscard]] const Kvm& kvm() const noexcept { return kvm_; }
+    [[nodiscard]] Vm& vm() noexcept { return vm_; }
+    [[nodiscard]] const std::shared_ptr<GuestMemory>& memory() const noexcept { return memory_; }
+    [[nodiscard]] std::size_t vcpu_count() const noexcept { return vcpus_.size(); }
+    [[nodiscard]] Vcpu& vcpu(std::size_t index);
+
+    // Puts page tables and the payload into memory and the vCPUs at its start, in long mode at CPL 3.
+    void load_payload();
+    // Runs until an exit, or until the slice is over or a signal came (then nothing). Ends early, never late.
+    [[nodiscard]] std::optional<Exit> run_slice(std::size_t index, std::uint64_t slice_ns);
+
+    // Gives the payload a command. StateError while it is at another, or has stopped.
+    void start_command(const payload::Command& command);
+    // Runs for at most a slice and gives the report when the command is done. Throws Error(GuestError) when the guest
+    // stopped instead; then there is no going on.
+    [[nodiscard]] std::optional<payload::Report> continue_command(std::uint64_t slice_ns);
+    [[nodiscard]] bool is_busy() const noexcept { return busy_; }
+
+    // Keeps other threads from running or saving the machine; StateError when one does already.
+    class Hold;
+    [[nodiscard]] std::vector<VcpuState> capture_vcpus(const Hold& hold);
+    // `busy`: the saved guest was at a command, whose sequence number it has.
+    void restore_vcpus(const std::vector<VcpuState>& states, bool busy, std::uint64_t sequence);
+    [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+
+private:
+    Kvm kvm_;
+    std::shared_ptr<GuestMemory> memory_;
+    Vm vm_;
+    std::vector<std::unique_ptr<Vcpu>> vcpus_;
+    std::atomic<bool> in_use_{false};
+    bool loaded_ = false;
+    std::atomic<bool> busy_{false};
+    bool stopped_ = false;
+    std::uint64_t sequence_ = 0;
+};
+
+class Machine::Hold {
+public:
+    explicit Hold(Machine& machine);
+    ~Hold();
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+private:
+    Machine& machine_;
+};
+
+}  // namespace vmthaw
