@@ -1,0 +1,181 @@
+#include "machine/snapshot/memory_file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/unique_fd.hpp"
+#include "machine/payload/pattern.hpp"
+
+namespace vmthaw {
+namespace {
+
+using payload::kPageBytes;
+using payload::mix;
+constexpr std::uint64_t kLargestWrite = std::uint64_t{8} << 20U;
+
+[[noreturn]] void fail(int errno_value, const std::string& operation) { throw SystemError(errno_value, operation); }
+
+void stop_if(const std::atomic<bool>& cancelled) {
+    if (cancelled.load(std::memory_order_relaxed)) {
+        throw SystemError(ECANCELED, "copying guest memory");
+    }
+}
+
+// The page's fingerprint, or nothing for a page of zeros. Each step is a bijection of the lane, so no single changed
+// word can go unseen.
+std::optional<std::uint64_t> fingerprint_of(const std::byte* page, std::uint64_t file_page) {
+    std::uint64_t lanes[4] = {1, 2, 3, 4};
+    std::uint64_t any = 0;
+    for (std::uint64_t at = 0; at < kPageBytes; at += sizeof lanes) {
+        std::uint64_t words[4];
+        std::memcpy(words, page + at, sizeof words);
+        for (int lane = 0; lane < 4; ++lane) {
+            any |= words[lane];
+            lanes[lane] = (lanes[lane] ^ words[lane]) * payload::kWordStep;
+            lanes[lane] ^= lanes[lane] >> 29U;
+        }
+    }
+    if (any == 0) {
+        return std::nullopt;
+    }
+    std::uint64_t sum = mix(file_page);
+    for (const std::uint64_t lane : lanes) {
+        sum = mix(sum ^ lane);
+    }
+    return sum;
+}
+
+void write_all(int fd, const std::byte* data, std::uint64_t size, std::uint64_t offset, const std::string& path) {
+    while (size > 0) {
+        const ssize_t written = ::pwrite(fd, data, size, static_cast<off_t>(offset));
+        if (written < 0) {
+            const int saved = errno;
+            if (saved == EINTR) {
+                continue;
+            }
+            fail(saved, "writing " + path);
+        }
+        data += written;
+        size -= static_cast<std::uint64_t>(written);
+        offset += static_cast<std::uint64_t>(written);
+    }
+}
+
+MemoryContent write_region(const GuestRegion& region, int fd, const std::string& path,
+                           const std::atomic<bool>& cancelled) {
+    MemoryContent content;
+    std::uint64_t run_start = 0;  // of data that is not written yet
+    for (std::uint64_t at = 0; at < region.size_bytes; at += kPageBytes) {
+        stop_if(cancelled);
+        const std::uint64_t offset = region.file_offset + at;
+        const auto fingerprint = fingerprint_of(region.host + at, offset / kPageBytes);
+        if (fingerprint) {
+            ++content.data_pages;
+            content.fingerprint += *fingerprint;
+        }
+        const std::uint64_t run_end = fingerprint ? at + kPageBytes : at;
+        if (!fingerprint || run_end - run_start >= kLargestWrite || run_end == region.size_bytes) {
+            write_all(fd, region.host + run_start, run_end - run_start, region.file_offset + run_start, path);
+            run_start = at + kPageBytes;
+        }
+    }
+    return content;
+}
+
+}  // namespace
+
+MemoryContent write_memory_file(const GuestMemory& memory, const std::string& path,
+                                const std::atomic<bool>& cancelled) {
+    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!fd) {
+        const int saved = errno;
+        fail(saved, "creating " + path);
+    }
+    try {
+        if (::ftruncate(fd.get(), static_cast<off_t>(memory.size_bytes())) != 0) {
+            const int saved = errno;
+            fail(saved, "ftruncate " + path);
+        }
+        MemoryContent content;
+        for (const GuestRegion& region : memory.regions()) {
+            const MemoryContent part = write_region(region, fd.get(), path, cancelled);
+            content.data_pages += part.data_pages;
+            content.fingerprint += part.fingerprint;
+        }
+        if (::fsync(fd.get()) != 0) {
+            const int saved = errno;
+            fail(saved, "fsync " + path);
+        }
+        return content;
+    } catch (...) {
+        ::unlink(path.c_str());
+        throw;
+    }
+}
+
+void read_memory_file(const GuestMemory& memory, const std::string& path, const std::atomic<bool>& cancelled) {
+    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat found{};
+    if (!fd || ::fstat(fd.get(), &found) != 0) {
+        const int saved = errno;
+        fail(saved, "opening " + path);
+    }
+    if (static_cast<std::uint64_t>(found.st_size) != memory.size_bytes()) {
+        throw Error("the memory file " + path + " has " + std::to_string(found.st_size) + " bytes instead of " +
+                        std::to_string(memory.size_bytes()),
+                    "SnapshotError", {{"field", std::string("memory size")}});
+    }
+    for (const GuestRegion& region : memory.regions()) {
+        const auto end = static_cast<off_t>(region.file_offset + region.size_bytes);
+        auto offset = static_cast<off_t>(region.file_offset);
+        while (offset < end) {
+            stop_if(cancelled);
+            off_t data = ::lseek(fd.get(), offset, SEEK_DATA);
+            if (data < 0 && errno == ENXIO) {
+                break;  // the rest is a hole
+            }
+            off_t stop = data < 0 ? end : ::lseek(fd.get(), data, SEEK_HOLE);
+            data = data < 0 ? offset : data;  // a file system without holes
+            stop = std::min<off_t>(stop < 0 ? end : stop, end);
+            stop = std::min<off_t>(stop, data + static_cast<off_t>(kLargestWrite));
+            data -= data % static_cast<off_t>(kPageBytes);
+            if (data >= end) {
+                break;
+            }
+            std::byte* const target = region.host + (static_cast<std::uint64_t>(data) - region.file_offset);
+            const ssize_t got = ::pread(fd.get(), target, static_cast<std::size_t>(stop - data), data);
+            if (got <= 0) {
+                const int saved = got < 0 ? errno : EIO;
+                if (saved == EINTR) {
+                    continue;
+                }
+                fail(saved, "reading " + path);
+            }
+            offset = data + got;
+        }
+    }
+}
+
+MemoryContent content_of_memory(const GuestMemory& memory, const std::atomic<bool>& cancelled) {
+    MemoryContent content;
+    for (const GuestRegion& region : memory.regions()) {
+        for (std::uint64_t at = 0; at < region.size_bytes; at += kPageBytes) {
+            stop_if(cancelled);
+            if (const auto sum = fingerprint_of(region.host + at, (region.file_offset + at) / kPageBytes)) {
+                ++content.data_pages;
+                content.fingerprint += *sum;
+            }
+        }
+    }
+    return content;
+}
+
+}  // namespace vmthaw
