@@ -192,3 +192,30 @@ class MissingExtraError(VmthawError, ImportError):
 
 class TraceError(VmthawError):
     """A trace file that cannot be read as one, or a recording that failed."""
+
+
+class GuestError(VmthawError):
+    """A guest stopped instead of answering. Attributes ``exit`` (the exit's name) and ``description`` (all of it)."""
+
+    exit: str = ""
+    description: str = ""
+
+
+class GuestMismatchError(VmthawError):
+    """A guest found memory that does not hold what it must. Attributes as of the report: ``wrong_address``, ..."""
+
+    wrong_address: int = 0
+    wrong_page: int = 0
+    expected: int = 0
+    found: int = 0
+    mismatches: int = 0
+
+
+class SnapshotError(VmthawError):
+    """A snapshot that cannot be restored. Attribute ``field`` names what is wrong with it."""
+
+    field: str = ""
+
+
+class VmmDiedError(VmthawError):
+    """The process of a VMM has ended."""

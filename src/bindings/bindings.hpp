@@ -15,5 +15,10 @@ void register_trace(py::module_& module);
 void register_handover_message(py::module_& module);
 void register_handover(py::module_& module);
 void register_testing(py::module_& module);
+void register_exit(py::module_& module);
+void register_kvm(py::module_& module);
+void register_vcpu(py::module_& module);
+void register_guest_memory(py::module_& module);
+void register_machine(py::module_& module);
 
 }  // namespace vmthaw::bindings

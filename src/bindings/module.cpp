@@ -14,4 +14,9 @@ PYBIND11_MODULE(_core, module) {
     register_handover(module);
     register_trace(module);  // adds to the PagerSession of the line above
     register_testing(module);
+    register_exit(module);
+    register_vcpu(module);
+    register_kvm(module);
+    register_guest_memory(module);
+    register_machine(module);
 }

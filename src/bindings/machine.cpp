@@ -1,0 +1,228 @@
+// GIL and locking: everything that runs the guest, writes into it or waits for a lock of the core runs with the GIL
+// released; a run is cut into slices, between which Python's signal handlers run. What touches guest memory goes to a
+// thread of its own (call_detached), since a page may be missing for ever.
+#include "machine/machine.hpp"
+
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "bindings/detached_call.hpp"
+#include "bindings/exit.hpp"
+#include "bindings/machine_values.hpp"
+#include "bindings/wait.hpp"
+#include "machine/snapshot/memory_file.hpp"
+#include "machine/snapshot/snapshot.hpp"
+
+namespace vmthaw::bindings {
+namespace {
+
+using payload::Command;
+using payload::Report;
+using payload::Workload;
+using MachinePointer = std::shared_ptr<Machine>;
+
+std::uint64_t in_ns(std::chrono::milliseconds slice) {
+    return static_cast<std::uint64_t>(std::chrono::nanoseconds(slice).count());
+}
+
+ExitObject run(const MachinePointer& self, std::size_t vcpu, std::optional<double> timeout) {
+    std::optional<Exit> exit;
+    const bool done = wait_interruptible(timeout, [&](std::chrono::milliseconds slice) {
+        exit = self->run_slice(vcpu, in_ns(slice));
+        return exit.has_value();
+    });
+    if (!done || !exit) {
+        throw SystemError(ETIMEDOUT, "KVM_RUN", "the guest ran on without an exit");
+    }
+    return keep_exit(*exit, self->vcpu(vcpu).run_bytes());
+}
+
+py::dict to_dict(const Report& report) {
+    py::dict out;
+    out["status"] = report.status;
+    out["pages"] = report.pages;
+    out["words"] = report.words;
+    out["mismatches"] = report.mismatches;
+    out["wrong_address"] = report.wrong_address;
+    out["wrong_page"] = report.wrong_page;
+    out["expected"] = report.expected;
+    out["found"] = report.found;
+    out["checksum"] = report.checksum;
+    out["iterations"] = report.iterations;
+    out["tsc"] = report.tsc_end - report.tsc_start;
+    return out;
+}
+
+py::dict finish(const MachinePointer& self, std::optional<double> timeout) {
+    std::optional<Report> report;
+    const bool done = wait_interruptible(timeout, [&](std::chrono::milliseconds slice) {
+        report = self->continue_command(in_ns(slice));
+        return report.has_value();
+    });
+    if (!done || !report) {
+        throw SystemError(ETIMEDOUT, "the guest's command",
+                          "it goes on with finish(); a page that nobody serves would hold it up");
+    }
+    return to_dict(*report);
+}
+
+void start(const MachinePointer& self, const Command& command, double timeout) {
+    // The mailbox may be a page that is still missing.
+    call_detached("giving the guest a command", timeout, [self, command] { self->start_command(command); });
+}
+
+// On a thread of its own, told to end when the caller gives up.
+void copy_cancellably(const char* what, double timeout, const std::function<void(const std::atomic<bool>&)>& work) {
+    const auto cancelled = std::make_shared<std::atomic<bool>>(false);
+    try {
+        call_detached(what, timeout, [cancelled, work] { work(*cancelled); });
+    } catch (...) {
+        cancelled->store(true);
+        throw;
+    }
+}
+
+void save(const MachinePointer& self, const std::string& directory, const WorkloadTuple& workload, double timeout) {
+    copy_cancellably("saving a snapshot", timeout,
+                     [self, directory, fixed = workload_from(workload)](const std::atomic<bool>& cancelled) {
+                         save_snapshot(*self, directory, fixed, cancelled);
+                     });
+}
+
+void read_memory(const std::shared_ptr<GuestMemory>& memory, const std::string& path, double timeout) {
+    copy_cancellably("reading the memory file", timeout, [memory, path](const std::atomic<bool>& cancelled) {
+        read_memory_file(*memory, path, cancelled);
+    });
+}
+
+std::pair<std::uint64_t, std::uint64_t> memory_content(const std::shared_ptr<GuestMemory>& memory, double timeout) {
+    const auto content = std::make_shared<MemoryContent>();
+    copy_cancellably("reading guest memory", timeout, [memory, content](const std::atomic<bool>& cancelled) {
+        *content = content_of_memory(*memory, cancelled);
+    });
+    return {content->data_pages, content->fingerprint};
+}
+
+}  // namespace
+
+Workload workload_from(const WorkloadTuple& given) {
+    const auto& [seed, zero_share, rewrites] = given;
+    Workload workload{};
+    if (rewrites.size() > payload::kMostRewrites) {
+        throw ArgumentError("a workload has at most " + std::to_string(payload::kMostRewrites) + " rewritings");
+    }
+    workload.seed = seed;
+    workload.zero_share = zero_share;
+    workload.rewrite_count = rewrites.size();
+    for (std::size_t i = 0; i < rewrites.size(); ++i) {
+        const auto& [rewrite_seed, share, first_page, pages] = rewrites[i];
+        workload.rewrites[i] = {rewrite_seed, share, first_page, pages};
+    }
+    return workload;
+}
+
+WorkloadTuple workload_to(const Workload& workload) {
+    std::vector<RewriteTuple> rewrites;
+    for (std::size_t i = 0; i < workload.rewrite_count && i < payload::kMostRewrites; ++i) {
+        const payload::Rewrite& rewrite = workload.rewrites[i];
+        rewrites.emplace_back(rewrite.seed, rewrite.share, rewrite.first_page, rewrite.pages);
+    }
+    return {workload.seed, workload.zero_share, std::move(rewrites)};
+}
+
+void register_machine(py::module_& module) {
+    module.attr("FIRST_WORK_PAGE") = payload::kFirstWorkPage;
+    module.attr("DONE_PORT") = payload::kDonePort;
+    py::class_<Machine, MachinePointer>(module, "MachineCore", "What vmthaw.machine.Machine stands on.")
+        .def(py::init<std::shared_ptr<GuestMemory>>(), py::arg("memory"), py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("memory", &Machine::memory)
+        .def_property_readonly("busy", &Machine::is_busy)
+        .def("load_payload",
+             [](const MachinePointer& self) {
+                 call_detached("loading the payload", 30.0, [self] { self->load_payload(); });
+             })
+        .def("run", &run, py::arg("vcpu"), py::arg("timeout"))
+        .def(
+            "vcpu", [](Machine& self, std::size_t index) -> Vcpu& { return self.vcpu(index); }, py::arg("index"),
+            py::return_value_policy::reference_internal)
+        .def(
+            "vm", [](Machine& self) -> Vm& { return self.vm(); }, py::return_value_policy::reference_internal)
+        .def(
+            "start",
+            [](const MachinePointer& self, std::uint64_t operation, std::uint64_t first_page, std::uint64_t pages,
+               std::uint64_t count, std::uint64_t order, std::uint64_t seed, bool one_word,
+               const WorkloadTuple& workload, double timeout) {
+                start(self,
+                      {operation, first_page, pages, count, order, seed, one_word ? 1U : 0U, workload_from(workload)},
+                      timeout);
+            },
+            py::arg("operation"), py::arg("first_page"), py::arg("pages"), py::arg("count"), py::arg("order"),
+            py::arg("seed"), py::arg("one_word"), py::arg("workload"), py::arg("timeout"))
+        .def("finish", &finish, py::arg("timeout"))
+        .def("save_snapshot", &save, py::arg("directory"), py::arg("workload"), py::arg("timeout"))
+        .def(
+            "restore_vcpus",
+            [](const MachinePointer& self, const MachineState& state) {
+                const py::gil_scoped_release release;
+                self->restore_vcpus(state.vcpus, state.busy, state.sequence);
+            },
+            py::arg("state"));
+    py::class_<MachineState, std::shared_ptr<MachineState>>(module, "MachineState",
+                                                            "A snapshot's state.bin, read and checked.")
+        .def_static(
+            "load", [](const std::string& directory) { return load_state(directory); }, py::arg("directory"),
+            py::call_guard<py::gil_scoped_release>())
+        .def_static(
+            "decode",
+            [](const py::bytes& data) {
+                const auto text = static_cast<std::string_view>(data);
+                return decode_state(std::as_bytes(std::span(text.data(), text.size())));
+            },
+            py::arg("data"), "For any bytes: the state, or SnapshotError whose `field` names what is wrong.")
+        .def_readonly("memory_size", &MachineState::memory_bytes, "Bytes.")
+        .def_readonly("memory_data_pages", &MachineState::memory_data_pages, "Pages that are not zeros.")
+        .def_readonly("memory_fingerprint", &MachineState::memory_fingerprint)
+        .def_readonly("busy", &MachineState::busy, "The guest was at a command.")
+        .def_property_readonly("vcpu_count", [](const MachineState& self) { return self.vcpus.size(); })
+        .def_property_readonly("workload", [](const MachineState& self) { return workload_to(self.workload); });
+    module.def(
+        "read_memory_file", &read_memory, py::arg("memory"), py::arg("path"), py::arg("timeout"),
+        "Reads a memory file of exactly the memory's size into it. Raises OSError, SnapshotError, TimeoutError.");
+    module.def("memory_content", &memory_content, py::arg("memory"), py::arg("timeout"),
+               "(pages that are not zeros, fingerprint), as a snapshot's state has them of its memory file.");
+    module.def(
+        "payload_word",
+        [](const WorkloadTuple& workload, std::uint64_t page, std::uint64_t index) {
+            return payload::content_of(workload_from(workload), page).word(index);
+        },
+        py::arg("workload"), py::arg("page"), py::arg("index"), "The word that a page must hold, as the guest has it.");
+    module.def(
+        "payload_generation",
+        [](const WorkloadTuple& workload, std::uint64_t page) {
+            return payload::generation_of(workload_from(workload), page);
+        },
+        py::arg("workload"), py::arg("page"), "The number of the last rewriting that took a page; 0: as filled.");
+    module.def(
+        "payload_touch_page",
+        [](std::uint64_t order, std::uint64_t step, std::uint64_t pages, std::uint64_t seed) {
+            if (pages == 0) {
+                throw ArgumentError("there are no pages to touch");
+            }
+            return payload::page_of_touch(order, step, pages, seed);
+        },
+        py::arg("order"), py::arg("step"), py::arg("pages"), py::arg("seed"),
+        "The page, from 0, that a touch visits as its `step`-th, as the guest has it.");
+}
+
+}  // namespace vmthaw::bindings
