@@ -8,7 +8,7 @@ The guest is a small program that fills its memory with a seeded pattern and ver
     with Machine.restore("snapshot", lazy=True) as machine:
         machine.verify().check()
 
-x86-64 only.
+`VmmProcess` does the same in a process of its own, as an orchestrator sees a VMM. x86-64 only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from vmthaw.machine_values import (
     Workload,
     share_of,
 )
+from vmthaw.vmm_process import VmmProcess
 
 __all__ = [
     "FIRST_WORK_PAGE",
@@ -41,6 +42,7 @@ __all__ = [
     "Machine",
     "MachineState",
     "Operation",
+    "VmmProcess",
     "Workload",
 ]
 
