@@ -6,7 +6,6 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -83,10 +82,11 @@ void start(const MachinePointer& self, const Command& command, double timeout) {
 }
 
 // On a thread of its own, told to end when the caller gives up.
-void copy_cancellably(const char* what, double timeout, const std::function<void(const std::atomic<bool>&)>& work) {
+template <typename Work>
+void copy_cancellably(const char* what, double timeout, Work work) {
     const auto cancelled = std::make_shared<std::atomic<bool>>(false);
     try {
-        call_detached(what, timeout, [cancelled, work] { work(*cancelled); });
+        call_detached(what, timeout, [cancelled, work = std::move(work)] { work(*cancelled); });
     } catch (...) {
         cancelled->store(true);
         throw;

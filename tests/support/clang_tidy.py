@@ -20,7 +20,7 @@ from tests.support.tree import ROOT
 
 TOOL = "clang-tidy-19"
 # GCC's options that clang does not know.
-_FOREIGN = ("-fno-fat-lto-objects", "-fno-lto", "-flto")
+_FOREIGN = ("-fno-fat-lto-objects", "-fno-lto", "-flto", "-fno-reorder-functions", "-fno-tree-loop-distribute-patterns")
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,15 @@ asm(".section .rodata\n"
     ".byte 0\n"
     ".previous\n");
 
-extern "C" {
-[[gnu::visibility("hidden")]] extern const std::byte vmthaw_guest_payload_begin[];
-[[gnu::visibility("hidden")]] extern const std::byte vmthaw_guest_payload_end[];
-}
+[[gnu::visibility("hidden")]] extern const std::byte kPayloadBegin[] asm("vmthaw_guest_payload_begin");
+[[gnu::visibility("hidden")]] extern const std::byte kPayloadEnd[] asm("vmthaw_guest_payload_end");
 #endif
 
 namespace vmthaw::payload {
 
 std::span<const std::byte> payload_image() noexcept {
 #ifdef VMTHAW_GUEST_PAYLOAD
-    return {vmthaw_guest_payload_begin, vmthaw_guest_payload_end};
+    return {kPayloadBegin, kPayloadEnd};
 #else
     return {};
 #endif
