@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from vmthaw._version import __version__
 
 if TYPE_CHECKING:
+    from vmthaw.kvm import Exit, GuestArch, GuestMemory, Kvm, Vcpu, Vm, decode_exit
+    from vmthaw.machine import GuestReport, Machine, VmmProcess, Workload
     from vmthaw.pager import (
         EndReason,
         FailurePolicy,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "DetachedSession": "vmthaw.server",
     "EndReason": "vmthaw.pager",
+    "Exit": "vmthaw.kvm",
     "ExtentKind": "vmthaw.source",
     "Failure": "vmthaw.server",
     "FailurePolicy": "vmthaw.pager",
@@ -67,9 +70,14 @@ _HOMES = {
     "FillMode": "vmthaw.pager",
     "FillOutcome": "vmthaw.userfaultfd",
     "FillStatus": "vmthaw.userfaultfd",
+    "GuestArch": "vmthaw.kvm",
+    "GuestMemory": "vmthaw.kvm",
+    "GuestReport": "vmthaw.machine",
     "HandoverInfo": "vmthaw.server",
+    "Kvm": "vmthaw.kvm",
     "Liveness": "vmthaw.userfaultfd",
     "LivenessChecker": "vmthaw.userfaultfd",
+    "Machine": "vmthaw.machine",
     "MemoryLayout": "vmthaw.pager",
     "PageServer": "vmthaw.server",
     "PageSource": "vmthaw.source",
@@ -89,9 +97,14 @@ _HOMES = {
     "TraceRecorder": "vmthaw.trace",
     "Userfaultfd": "vmthaw.userfaultfd",
     "UserfaultfdFactory": "vmthaw.userfaultfd",
+    "Vcpu": "vmthaw.kvm",
+    "Vm": "vmthaw.kvm",
+    "VmmProcess": "vmthaw.machine",
     "WorkingSet": "vmthaw.working_set",
     "WorkingSetMode": "vmthaw.pager",
+    "Workload": "vmthaw.machine",
     "ZeroSource": "vmthaw.source",
+    "decode_exit": "vmthaw.kvm",
     "register_regions": "vmthaw.userfaultfd",
     "unregister_regions": "vmthaw.userfaultfd",
 }
@@ -99,6 +112,7 @@ _HOMES = {
 __all__ = [
     "DetachedSession",
     "EndReason",
+    "Exit",
     "ExtentKind",
     "Failure",
     "FailurePolicy",
@@ -108,9 +122,14 @@ __all__ = [
     "FillMode",
     "FillOutcome",
     "FillStatus",
+    "GuestArch",
+    "GuestMemory",
+    "GuestReport",
     "HandoverInfo",
+    "Kvm",
     "Liveness",
     "LivenessChecker",
+    "Machine",
     "MemoryLayout",
     "PageServer",
     "PageSource",
@@ -130,10 +149,15 @@ __all__ = [
     "TraceRecorder",
     "Userfaultfd",
     "UserfaultfdFactory",
+    "Vcpu",
+    "Vm",
+    "VmmProcess",
     "WorkingSet",
     "WorkingSetMode",
+    "Workload",
     "ZeroSource",
     "__version__",
+    "decode_exit",
     "register_regions",
     "unregister_regions",
 ]
