@@ -54,6 +54,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
     assert all(name.startswith(("vmthaw/", f"vmthaw-{vmthaw.__version__}.dist-info/")) for name in names)
     assert "vmthaw/_core.pyi" in names
+    data = ("data/first_restore.parquet", "trace/report/report.css", "trace/plots/vmthaw.mplstyle")
+    assert {f"vmthaw/{name}" for name in data} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
 
 

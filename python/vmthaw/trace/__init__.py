@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vmthaw.errors import TraceError
+    from vmthaw.trace._advice import Advice, advise
     from vmthaw.trace._compare import Comparison, compare
+    from vmthaw.trace._example import example
     from vmthaw.trace._info import Gap, RegionInfo, SessionInfo, TraceInfo
     from vmthaw.trace._recorder import TraceRecorder
     from vmthaw.trace._schema import COLUMNS, KINDS, OUTCOMES, PAGE_CLASSES, SCHEMA_VERSION, SOURCES
     from vmthaw.trace._summary import LatencySummary, TraceSummary
     from vmthaw.trace._trace import Trace
+    from vmthaw.trace.report import write_report
 
 _HOMES = {
     "COLUMNS": "_schema",
@@ -28,6 +31,7 @@ _HOMES = {
     "PAGE_CLASSES": "_schema",
     "SCHEMA_VERSION": "_schema",
     "SOURCES": "_schema",
+    "Advice": "_advice",
     "Comparison": "_compare",
     "Gap": "_info",
     "LatencySummary": "_summary",
@@ -37,7 +41,10 @@ _HOMES = {
     "TraceInfo": "_info",
     "TraceRecorder": "_recorder",
     "TraceSummary": "_summary",
+    "advise": "_advice",
     "compare": "_compare",
+    "example": "_example",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -47,6 +54,7 @@ __all__ = [
     "PAGE_CLASSES",
     "SCHEMA_VERSION",
     "SOURCES",
+    "Advice",
     "Comparison",
     "Gap",
     "LatencySummary",
@@ -57,7 +65,10 @@ __all__ = [
     "TraceInfo",
     "TraceRecorder",
     "TraceSummary",
+    "advise",
     "compare",
+    "example",
+    "write_report",
 ]
 
 

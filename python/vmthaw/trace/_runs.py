@@ -51,6 +51,15 @@ def intersection(a: Runs, b: Runs) -> Runs:
     return np.stack((np.maximum(a[of_a, 0], b[of_b, 0]), np.minimum(a[of_a, 1], b[of_b, 1])), axis=1)
 
 
+def difference(a: Runs, b: Runs) -> Runs:
+    """What is in `a` and not in `b`."""
+    if not len(a):
+        return a
+    edges = np.concatenate((a[:1, 0], b.ravel(), a[-1:, 1]))
+    edges = np.clip(edges, a[0, 0], a[-1, 1])
+    return intersection(a, merged(edges[0::2], edges[1::2]))
+
+
 def size_bytes(runs: Runs) -> int:
     """All of them together."""
     return int((runs[:, 1] - runs[:, 0]).sum())
@@ -60,3 +69,18 @@ def blocks(runs: Runs, block: int) -> int:
     """How many aligned blocks of `block` bytes they touch."""
     touched = merged(runs[:, 0] // block, -(-runs[:, 1] // block))
     return size_bytes(touched)
+
+
+def covered(runs: Runs, starts: NDArray[np.int64], block: int) -> NDArray[np.int64]:
+    """How many bytes of each block (from `starts`, each of `block` bytes) the runs hold."""
+    before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))
+
+    def below(addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+        at = np.searchsorted(runs[:, 0], addresses, side="right")  # runs that begin at or below
+        if not len(runs):
+            return np.zeros(len(addresses), dtype=np.int64)
+        last = np.maximum(at - 1, 0)
+        part = np.clip(addresses - runs[last, 0], 0, runs[last, 1] - runs[last, 0])
+        return np.where(at > 0, before[last] + part, 0)
+
+    return below(starts + block) - below(starts)

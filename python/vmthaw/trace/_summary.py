@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmthaw.trace import _runs
+from vmthaw.trace._format import aligned, format_bytes, format_ns, table_html
 from vmthaw.trace._schema import (
     DEFERRED,
     DEMAND,
@@ -132,12 +132,15 @@ class TraceSummary:
         runs = self.runs
         yield (
             "contiguous runs",
-            f"{runs.count:,}; {runs.median_pages:.0f} pages in the median, {runs.longest_pages:,} at most",
+            f"{runs.count:,}; median {runs.median_pages:.0f}, longest {runs.longest_pages:,} pages",
         )
         yield "next fault is the next page", f"{self.next_page_probability:.0%}"
         for kind, latency in self.latency.items():
             text = f"p50 {format_ns(latency.p50_ns)}, p95 {format_ns(latency.p95_ns)}, p99 {format_ns(latency.p99_ns)}"
-            yield f"{kind} took", text
+            yield (
+                f"{kind} took",
+                text + (" after the fault it went with; nobody waited" if kind == "fault-around" else ""),
+            )
         parts = self.breakdown
         if parts.total_ns:
             shares = (
@@ -153,35 +156,10 @@ class TraceSummary:
         return self.touched_bytes / self.memory_bytes if self.memory_bytes else 0.0
 
     def __str__(self) -> str:
-        rows = list(self.rows())
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+        return aligned(self.rows())
 
     def _repr_html_(self) -> str:
         return table_html(self.rows())
-
-
-def table_html(rows: Iterable[tuple[str, str]]) -> str:
-    """A table of two columns for a notebook."""
-    escaped = ((html.escape(name), html.escape(text)) for name, text in rows)
-    return "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in escaped) + "</table>"
-
-
-def format_ns(value: float) -> str:
-    """``12.3 us``."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:,.0f} {unit}"
-    return f"{value:.0f} ns"
-
-
-def format_bytes(value: float) -> str:
-    """``1.5 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" or float(value).is_integer() else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
 
 
 def answered_demand(records: Records) -> Records:

@@ -12,13 +12,15 @@ import numpy as np
 
 from vmthaw._extras import need
 from vmthaw.errors import VmthawValueError
-from vmthaw.trace import _schema
+from vmthaw.trace import _schema, plots
 from vmthaw.trace._info import KEY, TraceInfo
 from vmthaw.trace._reader import MAX_RECORDS, read_any
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
+    from vmthaw.trace._advice import Advice
     from vmthaw.trace._compare import Comparison
     from vmthaw.trace._summary import TraceSummary
 
@@ -61,7 +63,13 @@ class Trace:
 
     def __repr__(self) -> str:
         name = self.path.name if self.path else "live"
-        return f"<Trace {name}: {len(self)} records of {len(self.info.sessions)} VM(s), {self.info.dropped} dropped>"
+        vms = len(self.info.sessions)
+        return f"<Trace {name}: {len(self)} records of {vms} VM(s), {self.info.dropped} dropped>"
+
+    @property
+    def name(self) -> str:
+        """What people call it: its note "title", else its file's name, else "live trace"."""
+        return self.info.notes.get("title") or (self.path.stem if self.path else "live trace")
 
     @property
     def records(self) -> _schema.Records:
@@ -112,11 +120,37 @@ class Trace:
 
         return summarize(self)
 
+    def advice(self) -> list[Advice]:
+        """What to do about it, the most important first. See `vmthaw.trace.advise`."""
+        from vmthaw.trace._advice import advise
+
+        return advise(self)
+
     def compare(self, other: Trace) -> Comparison:
         """How this trace and another overlap. See `vmthaw.trace.compare`."""
         from vmthaw.trace._compare import compare
 
         return compare(self, other)
+
+    def plot_addresses(self, *, title: str | None = None) -> Figure:
+        """Address x time. See `vmthaw.trace.plots.plot_addresses`, as for the following."""
+        return plots.plot_addresses(self, title=title)
+
+    def plot_blocks(self, *, title: str | None = None) -> Figure:
+        """A map of the memory in blocks of 2 MiB."""
+        return plots.plot_blocks(self, title=title)
+
+    def plot_composition(self, *, title: str | None = None) -> Figure:
+        """Shares of pages and of time."""
+        return plots.plot_composition(self, title=title)
+
+    def plot_latency(self, *, title: str | None = None) -> Figure:
+        """Latency by kind: histogram and cumulative distribution."""
+        return plots.plot_latency(self, title=title)
+
+    def plot_progress(self, *, title: str | None = None) -> Figure:
+        """Cumulative faults and installed memory."""
+        return plots.plot_progress(self, title=title)
 
     @property
     def duration_ns(self) -> int:

@@ -115,6 +115,18 @@ def test_two_traces_share_what_both_touched() -> None:
     assert compare(pages(1), pages(2)).jaccard == 0
 
 
+def test_what_both_installed_unasked_is_neither_waste_nor_use() -> None:
+    a = trace({"page": 0}, {"page": 1, "kind": FAULT_AROUND, "pages": 4})
+    b = trace({"page": 1}, {"page": 3, "kind": PREFETCH, "pages": 4})
+    found = compare(a, b, names=("cold", "warm"))
+    assert (found.wasted_a, found.doubtful_a) == (PAGE, 2 * PAGE)  # 2; 3 and 4
+    assert (found.wasted_b, found.doubtful_b) == (2 * PAGE, 2 * PAGE)  # 5 and 6; 3 and 4
+    assert found.installed_jaccard == 3 / 7
+    assert (found.faults_a, found.waited_a_ns, found.p99_b_ns) == (1, 100, 100)
+    assert "not known of 8 KiB" in str(found)
+    assert "1 (cold), 1 (warm)" in str(found)
+
+
 def test_what_neither_asked_for_was_wasted() -> None:
     with_prefetch = trace({"page": 0}, {"page": 1, "kind": FAULT_AROUND, "pages": 7}, {"page": 4})
     found = compare(with_prefetch, pages(0, 1, 2, 50))
