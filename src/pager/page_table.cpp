@@ -1,6 +1,7 @@
 #include "pager/page_table.hpp"
 
 #include <algorithm>
+#include <string>
 
 namespace vmthaw {
 namespace {
@@ -113,6 +114,33 @@ void PageTable::remap(std::uint64_t from, std::uint64_t to, std::uint64_t size) 
     unmap(to, to + size);
     regions_.insert(regions_.end(), moved.begin(), moved.end());
     sort();
+}
+
+void PageTable::take_over(const std::vector<std::vector<std::uint8_t>>& states) const {
+    for (std::size_t i = 0; i < states.size(); ++i) {
+        const MappedRegion& mapped = regions_[i];
+        if (states[i].size() != mapped.region.pages()) {
+            throw ArgumentError(describe(mapped.region) + ": page_states must be a byte for each of its " +
+                                std::to_string(mapped.region.pages()) + " pages, got " +
+                                std::to_string(states[i].size()));
+        }
+        for (std::uint64_t page = 0; page < states[i].size(); ++page) {
+            const auto state = static_cast<PageState>(states[i][page]);
+            switch (state) {
+                case PageState::absent:
+                    break;
+                case PageState::present:
+                case PageState::removed:
+                case PageState::failed:
+                    mapped.set(page, state);
+                    break;
+                default:
+                    throw ArgumentError(describe(mapped.region) + ": page_states holds " +
+                                        std::to_string(states[i][page]) +
+                                        "; it must be 0 (absent), 2 (present), 3 (removed) or 5 (failed)");
+            }
+        }
+    }
 }
 
 PageTable PageTable::clone() const {

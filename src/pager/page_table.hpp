@@ -52,6 +52,9 @@ public:
     void unmap(std::uint64_t start, std::uint64_t end);
     // REMAP: region and page states move; source offsets and guest addresses stay. What lay at the target is gone.
     void remap(std::uint64_t from, std::uint64_t to, std::uint64_t size);
+    // What a former server knew of the pages, a row for each region: removed ones stay zeros whatever the source holds.
+    // Throws ArgumentError.
+    void take_over(const std::vector<std::vector<std::uint8_t>>& states) const;
     // A deep copy for a forked child: its pages go their own way from here.
     [[nodiscard]] PageTable clone() const;
 

@@ -35,34 +35,6 @@ FailurePolicy choose_policy(const PagerConfig& config, const PidFd& pid_fd) {
     return config.failure_policy;
 }
 
-// What the former server knew of the pages: removed ones stay zeros whatever the source holds.
-void take_over(const PageTable& table, const std::vector<std::vector<std::uint8_t>>& states) {
-    for (std::size_t i = 0; i < states.size(); ++i) {
-        const MappedRegion& mapped = table.regions()[i];
-        if (states[i].size() != mapped.region.pages()) {
-            throw ArgumentError(describe(mapped.region) + ": page_states must be a byte for each of its " +
-                                std::to_string(mapped.region.pages()) + " pages, got " +
-                                std::to_string(states[i].size()));
-        }
-        for (std::uint64_t page = 0; page < states[i].size(); ++page) {
-            const auto state = static_cast<PageState>(states[i][page]);
-            switch (state) {
-                case PageState::absent:
-                    break;
-                case PageState::present:
-                case PageState::removed:
-                case PageState::failed:
-                    mapped.set(page, state);
-                    break;
-                default:
-                    throw ArgumentError(describe(mapped.region) + ": page_states holds " +
-                                        std::to_string(states[i][page]) +
-                                        "; it must be 0 (absent), 2 (present), 3 (removed) or 5 (failed)");
-            }
-        }
-    }
-}
-
 }  // namespace
 
 std::shared_ptr<PagerSession> PagerSession::create(SessionOptions&& options, SessionObserver* observer) {
@@ -74,7 +46,7 @@ std::shared_ptr<PagerSession> PagerSession::create(SessionOptions&& options, Ses
         }
     }
     PageTable table(options.regions);
-    take_over(table, options.page_states);
+    table.take_over(options.page_states);
     return std::shared_ptr<PagerSession>(new PagerSession(std::move(options), std::move(table), policy, observer));
 }
 
