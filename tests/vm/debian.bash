@@ -59,6 +59,28 @@ fetch_kernel() {
     [[ -d $box/busybox ]] || unpack "$box/busybox" "$codename" "busybox-static:$deb"
 }
 
+fetch_root() { # a root for aarch64: libraries and Python. Sets $root
+    root=$box/root
+    [[ ! -d $root ]] || return 0
+    local python
+    python=$(dependency_of "$codename" python3:arm64 'python3\.[0-9]*')
+    [[ -n $python ]] || die "$codename has no Python for arm64"
+    say "fetching a root for arm64, with $python"
+    local packages=(
+        "$python" "$python-minimal" "lib$python-minimal" "lib$python-stdlib" busybox-static libc6 libgcc-s1 libstdc++6
+        zlib1g libexpat1 libssl3 libffi8 libsqlite3-0 libbz2-1.0 liblzma5 libuuid1 libncursesw6 libtinfo6 libreadline8
+        libcrypt1
+    )
+    unpack "$root.unfinished" "$codename" "${packages[@]/%/:arm64}"
+    ln -sf "$python" "$root.unfinished/usr/bin/python3"
+    ln -sf /bin/busybox "$root.unfinished/bin/sh"
+    ln -sf /bin/busybox "$root.unfinished/usr/bin/env"
+    mkdir -p "$root.unfinished"/{proc,sys,dev,tmp,run,root}
+    # Debian compiles when it installs; without that each import in the machine would compile the standard library again.
+    ! command -v "$python" >/dev/null || "$python" -m compileall -q "$root.unfinished/usr/lib/$python" >/dev/null || true
+    mv "$root.unfinished" "$root"
+}
+
 fetch_qemu() { # x86 alone needs QEMU 10. Sets $qemu and $qemu_data
     qemu=$(command -v "qemu-system-$machine") qemu_data=()
     local major
