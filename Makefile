@@ -25,7 +25,7 @@ build: setup ## the extension module (python/vmthaw/_core*.so) and the core test
 test: build ## everything under tests/: unit, core, sanitizers, integration, linters, the wheel
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
-test-vm: build ## the tests of userfaultfd and KVM in a virtual machine: another kernel, nested kvm_amd
+test-vm: build ## virtual machines with other kernels and KVMs: what KVM does there, and tests of userfaultfd and guests
 	@tests/vm/run_tests $(PYTEST_ARGS)
 
 demo: build ## the main job: a VM-sized process restored lazily, with its table of timings
