@@ -11,6 +11,7 @@ import pytest
 VM_X86 = (
     "tests/integration/guest",
     "tests/integration/kvm",
+    "tests/integration/machine",
     "tests/integration/server/test_bytes.py",
     "tests/integration/server/test_removals.py",
     "tests/integration/userfaultfd",
