@@ -86,13 +86,11 @@ def test_restored_guests_go_on_alone(snapshot: Path, userfaultfd_available: None
 
 
 def test_the_memory_file_is_laid_out_as_memory_and_zero_pages_are_holes(snapshot: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "again"  # not the one that others map: reading a mapped hole of a tmpfs fills it
-    file = folder / "memory.bin"
+    file = tmp_path / "s" / "memory.bin"  # not the one that others map: reading a mapped hole of a tmpfs fills it
     with Machine.restore(snapshot, lazy=False) as machine:
-        machine.snapshot(folder)
-        assert file.stat().st_size == MEMORY
-        assert machine.read(0, MEMORY) == file.read_bytes()
-    state = MachineState.load(str(folder))
+        machine.snapshot(file.parent)
+        assert machine.read(0, MEMORY) == file.read_bytes()  # the size too
+    state = MachineState.load(str(file.parent))
     assert state.memory_size == MEMORY
     assert (state.busy, state.vcpu_count) == (False, 1)
     zero_pages = PAGES - state.memory_data_pages
