@@ -6,6 +6,7 @@ import contextlib
 import logging
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from vmthaw.cli import _values
 from vmthaw.cli._errors import CliError, debug_option, usage_errors
 from vmthaw.cli._output import LogHandler, Output, open_output
 
-_EPILOG = """\b
+EPILOG = """\b
 Signals: SIGTERM, SIGINT (Ctrl-C) and SIGHUP end it as --on-exit says. With "drain" no new VM is
 taken and every VM gets all the pages that it still misses, for at most --drain-timeout seconds;
 what is missing then meets the failure policy, with a warning that names the VM. A second signal
@@ -32,6 +33,7 @@ Exit codes: 0 all VMs were served; 1 a VM failed, was killed by the failure poli
 was refused; 2 the command line is wrong; 3 serving is impossible (a permission, a missing file).
 """
 
+Beside = Callable[[Any, Output], AbstractContextManager[None]]
 _POLICIES = ["automatic", "kill", "poison", "hang"]
 
 
@@ -105,12 +107,22 @@ _end = _options(
 )  # fmt: skip
 
 
-@click.command(epilog=_EPILOG, short_help="Serve the memory of restored VMs.")
-@_where
-@_how
-@_end
+serve_options = _options(_where, _how, _end)
+
+
+@click.command(epilog=EPILOG, short_help="Serve the memory of restored VMs.")
+@serve_options
 @debug_option
-def serve(
+def serve(**options: Any) -> int:
+    """Serve the memory of VMs that hand their userfaultfd over, as Firecracker does (backend type "Uffd").
+
+    Any number of VMs, one after another or at once, each from the same memory file.
+    """
+    return run(**options)
+
+
+def run(
+    *,
     socket_path: str | None,
     socket_fd: int | None,
     memory: str,
@@ -121,12 +133,10 @@ def serve(
     metrics: str | None,
     metrics_allow_remote: bool,
     verbose: bool,
+    recording: Beside | None = None,
     **options: Any,
 ) -> int:
-    """Serve the memory of VMs that hand their userfaultfd over, as Firecracker does (backend type "Uffd").
-
-    Any number of VMs, one after another or at once, each from the same memory file.
-    """
+    """Serves as the options of `serve` say. `recording` goes on from before the first VM until the last has gone."""
     from vmthaw.cli._serve_loop import LoopOptions, ServeLoop
     from vmthaw.cli._systemd import notify
 
@@ -136,16 +146,27 @@ def serve(
     try:
         with _logging_to(output, verbose=verbose):
             server = make_server()
+            beside = recording or _nothing
             loop = ServeLoop(
                 server, output, LoopOptions(once, on_exit, float(options["drain_timeout"]), stats_interval)
             )
-            with loop.signals(), server, _answering_scrapers(metrics, server, output, metrics_allow_remote):
+            with (
+                loop.signals(),
+                beside(server, output),
+                server,
+                _answering_scrapers(metrics, server, output, metrics_allow_remote),
+            ):
                 text = f"serving {memory} on {server.socket_path}"
                 output.event("listening", text, socket=server.socket_path, memory=memory)
                 notify(f"READY=1\nSTATUS={text}")
                 return loop.run()
     finally:
         output.close()
+
+
+@contextlib.contextmanager
+def _nothing(_server: Any, _output: Output) -> Iterator[None]:
+    yield
 
 
 def _check_metrics(address: str | None, *, allow_remote: bool) -> None:

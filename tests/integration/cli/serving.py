@@ -20,9 +20,11 @@ WAIT_S = 20.0
 class Serving:
     """Starts `vmthaw serve` and waits until it listens. Kills it at the end of the ``with`` block."""
 
-    def __init__(self, socket: Path, memory: Path, *options: str, as_json: bool = True, **popen: Any) -> None:
+    def __init__(
+        self, socket: Path, memory: Path, *options: str, as_json: bool = True, command: str = "serve", **popen: Any
+    ) -> None:
         self.socket = socket
-        arguments = [sys.executable, "-m", "vmthaw", "serve", "--memory", str(memory), *options]
+        arguments = [sys.executable, "-m", "vmthaw", command, "--memory", str(memory), *options]
         if "--socket-fd" not in options and "env" not in popen:
             arguments += ["--socket", str(socket)]
         if as_json:

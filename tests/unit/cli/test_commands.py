@@ -38,7 +38,7 @@ def test_version_is_the_packages() -> None:
     assert result.stdout == f"vmthaw {vmthaw.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("report",), ("doctor",), ("demo",)])
+@pytest.mark.parametrize("command", [(), ("serve",), ("record",), ("report",), ("doctor",), ("demo",)])
 def test_every_command_has_help_with_its_exit_codes(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -49,7 +49,7 @@ def test_every_command_has_help_with_its_exit_codes(command: tuple[str, ...]) ->
 
 
 def test_help_lists_the_commands_and_hides_the_mutants() -> None:
-    assert all(name in run("--help").stdout for name in ("serve", "report", "doctor", "demo"))
+    assert all(name in run("--help").stdout for name in ("serve", "record", "report", "doctor", "demo"))
     assert "mutant" not in run("demo", "--help").stdout
 
 
