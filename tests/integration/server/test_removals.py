@@ -11,14 +11,14 @@ import pytest
 
 from tests.integration.server.raw_vmm import RawVmm
 from tests.integration.server.support import PAGES, FlakySource, the_session
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from vmthaw import EndReason, FileSource, FillMode, PagerConfig, PageServer
 from vmthaw.testing import FakeVmm, write_memory_file
 
 RUNS = 100 if os.environ.get("VMTHAW_LONG") else 10
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120 * PATIENCE)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_storm_of_removals_during_touches_is_right_in_every_run(threads: int, tmp_path: Path, tmp_socket: Path) -> None:
     path = tmp_path / "memory"
@@ -171,7 +171,7 @@ def test_drain_beside_a_storm_of_removals_holds_no_madvise_up(tmp_path: Path, tm
                 server.ready(10)
                 stopping = threading.Timer(0.002 * (run % 10), server.stop, ["drain"])
                 stopping.start()
-                report = vmm.storm(3000, max_pages=3, threads=1, seed=run, timeout=10)
+                report = vmm.storm(3000, max_pages=3, threads=1, seed=run, timeout=10 * PATIENCE)
                 stopping.join()
                 assert not report.timed_out, report
                 assert server.ended_sessions[0].end_reason is EndReason.drained
