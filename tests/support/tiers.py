@@ -11,7 +11,8 @@ import pytest
 VM_X86 = (
     "tests/integration/guest",
     "tests/integration/kvm",
-    "tests/integration/machine",
+    "tests/integration/machine/test_machine.py",
+    "tests/integration/machine/test_snapshot.py",
     "tests/integration/server/test_bytes.py",
     "tests/integration/server/test_removals.py",
     "tests/integration/userfaultfd",
