@@ -45,6 +45,13 @@ def test_each_option_is_one_of_a_command() -> None:
     assert named <= known
 
 
+def test_the_options_of_all_commands_are_those_that_it_says() -> None:
+    said = re.search(r"All but `(\w+)` take `--json`", section())
+    assert said is not None
+    assert [name for name, command in cli.commands.items() if "--json" not in options_of(command)] == [said[1]]
+    assert all("--debug" in options_of(command) for command in cli.commands.values())
+
+
 def test_the_time_for_draining_is_the_default() -> None:
     said = re.search(r"`--drain-timeout` \((\d+) s\)", section())
     assert said is not None
