@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from vmthaw._core import Feature, GuestMemory, Userfaultfd, UserfaultfdFactory
-from vmthaw.errors import SnapshotError, os_error_class
+from vmthaw.errors import SnapshotError, VmthawTimeoutError, os_error_class
 from vmthaw.pager import FailurePolicy, PagerConfig, Region
 from vmthaw.server import PageServer
 from vmthaw.source import FileSource
@@ -72,7 +72,9 @@ class LazyMemory:
             connection.close()
             userfaultfd.close()
             if error.errno is None:
-                raise
+                raise VmthawTimeoutError(
+                    f"the page server at {address} did not take the memory over in time"
+                ) from error
             raise os_error_class(error.errno)(
                 error.errno, f"handing the memory over at {address}: {error.strerror}; is the page server running?"
             ) from error

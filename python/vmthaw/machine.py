@@ -121,7 +121,10 @@ class Machine(Closing):
         return machine
 
     def close(self) -> None:
-        """Ends the guest; lazily restored memory is let go first. Idempotent. Does nothing in a forked child."""
+        """Ends the guest and lets its memory go: lazily restored, it is not what it was where it was never touched.
+
+        Idempotent. Does nothing in a forked child.
+        """
         if os.getpid() != self._pid:
             return
         self._core = None
@@ -156,10 +159,12 @@ class Machine(Closing):
 
     def read(self, guest_address: int, size: int, *, timeout: float = 30.0) -> bytes:
         """Bytes of guest memory; missing pages are waited for, without the GIL. VmthawValueError outside it."""
+        self._core_or_raise()
         return self._memory.read(guest_address, size, timeout)
 
     def write(self, guest_address: int, data: bytes, *, timeout: float = 30.0) -> None:
         """Writes into guest memory. As `read`."""
+        self._core_or_raise()
         self._memory.write(guest_address, data, timeout)
 
     def run(self, *, timeout: float | None = None) -> Exit:

@@ -232,6 +232,8 @@ def test_a_closed_machine_says_so(machine: Machine) -> None:
     machine.close()
     with pytest.raises(StateError, match="closed"):
         machine.ping()
+    with pytest.raises(StateError, match="closed"):
+        machine.read(0, 1)  # a page that nobody serves any more would read as zeros
 
 
 def test_a_forked_child_finds_the_machine_inert(machine: Machine) -> None:
