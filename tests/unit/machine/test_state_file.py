@@ -18,13 +18,20 @@ PARTS = {
 MIB = 1 << 20
 
 
+def _crc_of_byte(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0xC96C5795D7870F42 if value & 1 else 0)
+    return value
+
+
+TABLE = [_crc_of_byte(value) for value in range(256)]
+
+
 def crc64(data: bytes) -> int:
     """CRC-64/XZ: ECMA-182 reflected, all ones before and after."""
     crc = (1 << 64) - 1
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0xC96C5795D7870F42 if crc & 1 else 0)
+        crc = crc >> 8 ^ TABLE[(crc ^ byte) & 0xFF]
     return crc ^ ((1 << 64) - 1)
 
 
