@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.hpp"
+#include "bindings/text.hpp"
 #include "pager/memory_layout.hpp"
 #include "pager/pager.hpp"
 #include "pager/pager_config.hpp"
@@ -190,6 +191,7 @@ forwarded are foreign faults and unknown events; source_bytes were copied from t
             "(lower bounds in ns, counts): two numpy arrays of one length.")
         .def(
             "__add__", [](PagerStats a, const PagerStats& b) { return a += b; }, py::is_operator())
+        .def("_repr_html_", [](const py::object& self) { return html_of(self, "stats_html"); })
         .def("__repr__", [](const PagerStats& stats) {
             return "<PagerStats faults=" + std::to_string(stats.faults) +
                    " installed=" + std::to_string(stats.installed) + " zero=" + std::to_string(stats.zero) +

@@ -3,6 +3,7 @@
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
+#include "bindings/text.hpp"
 #include "bindings/wait.hpp"
 #include "pager/pager_stats.hpp"
 
@@ -57,6 +58,7 @@ void register_session(py::module_& module) {
 
 Made by PageServer. Never closed with pages missing: drain(), kill() or detach() say what else becomes of it. All
 methods are safe from any thread and release the GIL.)")
+        .def("_repr_html_", [](const py::object& self) { return html_of(self, "session_html"); })
         .def_property_readonly("id", &PagerSession::id, "A number, unique in this process.")
         .def_property_readonly("label", &PagerSession::label, "For people: 'pid 1234'.")
         .def_property_readonly("pid", &PagerSession::pid, "Of the VMM as it connected; -1 when not known.")

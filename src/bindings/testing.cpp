@@ -10,6 +10,7 @@
 #include "testing/memory_file.hpp"
 #include "testing/textbook_loop.hpp"
 #include "testing/touch_plan.hpp"
+#include "testing/trace_loop.hpp"
 
 // GIL and locking: everything that touches guest memory, a socket or a file runs with the GIL released (a page may be
 // missing for ever); results are turned into Python objects with it held. FakeVmm's own lock is taken without the GIL.
@@ -260,6 +261,8 @@ void register_testing(py::module_& module) {
         py::arg("pattern"), py::arg("pages"), py::kw_only(), py::arg("first_page") = 0, py::arg("count") = 0,
         py::arg("seed") = 0, py::arg("stride") = 1, py::arg("skew") = 1.0,
         "The page numbers to touch, in order, for a seeded pattern.");
+    module.def("trace_loop", &trace_loop, py::arg("threads"), py::arg("records"), py::arg("traced"), ReleaseGil(),
+               "What a record costs the fault path, for benchmarks: `records` by each thread; ns of the slowest.");
 }
 
 }  // namespace vmthaw::bindings

@@ -15,4 +15,9 @@ namespace vmthaw::bindings {
     return pybind11::reinterpret_steal<pybind11::str>(decoded);
 }
 
+// What a notebook shows of `self`: by a function of vmthaw._html, which is loaded when it is wanted. GIL held.
+[[nodiscard]] inline pybind11::object html_of(const pybind11::object& self, const char* function) {
+    return pybind11::module_::import("vmthaw._html").attr(function)(self);
+}
+
 }  // namespace vmthaw::bindings

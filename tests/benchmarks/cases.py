@@ -13,6 +13,7 @@ from tests.benchmarks.bench import TIMEOUT, Bench, Case, Sample, percentiles, to
 from tests.benchmarks.memory_files import PAGE
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
 from tests.benchmarks.restore_cases import restore_cases
+from tests.benchmarks.trace_cases import trace_cases
 from vmthaw.testing import FakeVmm, FakeVmmHost, TextbookServer
 
 _FAULTS_BESIDE_A_FAILURE = 1000
@@ -173,7 +174,7 @@ def all_cases() -> list[Case]:
         Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
-    return cases + restore_cases()
+    return cases + restore_cases() + trace_cases(ours)
 
 
 def run_case(case: Case, bench: Bench) -> Sample:

@@ -56,6 +56,10 @@ def _faults(ours: Sample, _: Sample) -> float:
     return (ours.faults or 0) / ours.touched
 
 
+def _added_ns(ours: Sample, theirs: Sample) -> float:
+    return 1000 * (ours.us_per_page - theirs.us_per_page)
+
+
 GOALS = (
     Goal("page-free-random", "one page at a time, nothing pinned, random: time / textbook", "random/page",
          "random/textbook", _time, 0.5),
@@ -81,4 +85,10 @@ GOALS = (
     Goal("many-64", "64 VMs: faults/s / one pinned VM's", "many/page-64", "many/page-1", _rate, 1.8, True),
     Goal("failing-p99", "1000 faults beside a failing page: p99 / usual p99", "failing/one-page-fails",
          "failing/usual", _p99, 2.0),
+    Goal("trace-record", "tracing: ns that a record adds to a fault", "trace/loop-1", "trace/loop-1-off", _added_ns,
+         100),
+    Goal("trace-record-2", "the same, two workers recording into one ring", "trace/loop-2", "trace/loop-2-off",
+         _added_ns, 250),
+    Goal("trace-server", "tracing, random page by page: time / without", "trace/server", "trace/server-off", _time,
+         1.05),
 )  # fmt: skip

@@ -86,6 +86,7 @@ class OurServer(JsonProcess):
         python_source: dict[str, int] | None = None,
         working_set: Path | None = None,
         working_set_mode: str = "alongside",
+        trace_records: int = 0,
     ) -> None:
         super().__init__(
             "tests.benchmarks.server_child",
@@ -93,6 +94,7 @@ class OurServer(JsonProcess):
                 "socket": str(socket), "memory": str(memory), "fill_mode": fill_mode, "fill_bytes": fill_bytes,
                 "placement": placement, "cpu": cpu, "retry": retry or {}, "python_source": python_source,
                 "working_set": str(working_set) if working_set else None, "working_set_mode": working_set_mode,
+                "trace_records": trace_records,
             },
         )  # fmt: skip
         try:

@@ -48,6 +48,7 @@ def main() -> None:
         fill_mode=FillMode[arguments["fill_mode"]], fill_bytes=arguments["fill_bytes"],
         **placement, **arguments["retry"],
         working_set_mode=vmthaw.WorkingSetMode[arguments["working_set_mode"]],
+        trace_records=arguments["trace_records"],
     )  # fmt: skip
     callable_source: FailingFile | None = None
     source: vmthaw.PageSource

@@ -23,7 +23,7 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "filesystem": ("fuse_protocol",),
     "dax": ("fuse_protocol", "filesystem", "trace", "kvm"),
     "fuse": ("filesystem", "dax"),
-    "testing": ("userfaultfd",),
+    "testing": ("userfaultfd", "trace"),
 }
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.MULTILINE)

@@ -31,7 +31,15 @@ def command(*arguments: str) -> list[str]:
 @pytest.mark.usefixtures("userfaultfd_available")
 def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
-    names = ["random/textbook", "random/default", "random/mapping-cold", "many/page-16", "failing/one-page-fails"]
+    names = [
+        "random/textbook",
+        "random/default",
+        "trace/loop-2",
+        "trace/server",
+        "random/mapping-cold",
+        "many/page-16",
+        "failing/one-page-fails",
+    ]
     only = [word for name in names for word in ("--only", name)]
     done = subprocess.run(
         command(*only, "--json", str(path), "--directory", str(tmp_path / "memory")),
@@ -51,6 +59,8 @@ def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
     assert by_name["random/textbook"]["ratio_to_textbook"] == 1
     assert by_name["random/textbook"]["median"]["touched"] == 409
     assert by_name["random/default"]["median"]["cpu_seconds"] > 0
+    assert by_name["trace/loop-2"]["median"]["touched"] == 1 << 20
+    assert by_name["trace/server"]["median"]["installed"] == 409
     assert by_name["random/default"]["median"]["installed"] >= 409
     assert by_name["random/default"]["median"]["wasted"] == by_name["random/default"]["median"]["installed"] - 409
     assert not list((tmp_path / "memory").iterdir()), "the memory files were left behind"
