@@ -1,6 +1,6 @@
 """The one consumer of the core's trace rings: takes the records of every traced session and hands them to all who want.
 
-One thread for the whole process, "vmthaw-tracer", which runs only while somebody wants records. It looks every 5 to
+One thread for the whole process, "vmthaw-tracer", which runs only while somebody wants records. It looks every 20 to
 50 ms, so a ring should hold what a VM can fault in 50 ms; what did not fit is counted by the core and told as dropped.
 Faults are never held up: the worker that answered one writes 64 bytes into the ring and goes on.
 """
@@ -15,16 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from vmthaw import _core
 from vmthaw._drainer import blocked_signals
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from vmthaw._core import PagerSession
 
-_SHORTEST_S, _LONGEST_S = 0.005, 0.05
+_SHORTEST_S, _LONGEST_S = 0.02, 0.05
 _TAKEN_AT_ONCE = 65536
 _IDLE_LOOKS = 3  # at a session that has ended, before it is let go
 
@@ -56,8 +57,6 @@ class LiveRecords:
 
     def records(self, limit: int) -> NDArray[np.void]:
         """A copy of the newest, oldest first."""
-        import numpy as np
-
         limit = min(limit, self.limit)
         if limit <= 0 or not self._parts:
             return np.empty(0, dtype=_core.fault_record_dtype())
@@ -99,6 +98,7 @@ class ServerTrace:
         self.sinks: list[Sink] = [self.live]
         self.recorders = 0
         self._seen: set[int] = set()
+        _core.fault_record_dtype()  # what the first one costs is paid here, not while a VM starts
 
     def find_sessions(self, tap_of: Callable[[PagerSession], _Tap]) -> None:
         """Gives the taps of new sessions this server's sinks."""

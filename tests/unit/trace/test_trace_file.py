@@ -251,3 +251,11 @@ def test_a_damaged_file_is_refused_or_read_but_never_more(parquet: Path, name: s
             continue
         trace.summary()
         assert trace.faults.num_rows == len(trace) <= 1000
+
+
+def test_a_file_that_came_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "s.arrow"
+    path.write_bytes(b"somebody else's")
+    with pytest.raises(FileExistsError):
+        StreamWriter(path, info(), overwrite=False)
+    assert path.read_bytes() == b"somebody else's"
