@@ -7,15 +7,13 @@ import json
 import os
 import select
 import signal
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vmthaw import errors
+from vmthaw._child_process import start_child
 from vmthaw._closing import Closing
 from vmthaw.errors import StateError, VmmDiedError, VmthawTimeoutError
 from vmthaw.machine_values import GuestReport, Workload
@@ -58,16 +56,7 @@ class VmmProcess(Closing):
     """
 
     def __init__(self, *, timeout: float = 60.0) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # A session of its own: Ctrl-C on the terminal is the parent's business.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "vmthaw._vmm_child", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._socket = ours
+        self._process, self._socket = start_child("vmthaw._vmm_child")
         self._buffer = b""
         self._number = 0
         self._owner = os.getpid()

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "base/error.hpp"
+#include "base/send_descriptors.hpp"
 
 namespace vmthaw::testing {
 namespace {
@@ -45,34 +46,6 @@ UniqueFd connect_to(const std::string& path, std::uint64_t timeout_ns) {
 UniqueFd other_descriptor() {
     return UniqueFd(static_cast<int>(
         check_errno_long(::syscall(__NR_memfd_create, "vmthaw-not-a-userfaultfd", 1U), "memfd_create")));
-}
-
-void send_part(int socket, std::string_view part, const std::vector<int>& descriptors) {
-    std::vector<char> control(descriptors.empty() ? 0 : CMSG_SPACE(descriptors.size() * sizeof(int)));
-    iovec vector{const_cast<char*>(part.data()), part.size()};  // sendmsg does not write to it
-    msghdr message{};
-    message.msg_iov = &vector;
-    message.msg_iovlen = 1;
-    if (!descriptors.empty()) {
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        cmsghdr* header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int));
-        std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size() * sizeof(int));
-    }
-    while (!part.empty()) {
-        const ssize_t sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR) {
-            continue;
-        }
-        check_errno_long(sent, "sending the hand-over");
-        part.remove_prefix(static_cast<std::size_t>(sent));
-        vector = {const_cast<char*>(part.data()), part.size()};
-        message.msg_control = nullptr;  // the descriptors went with the first byte
-        message.msg_controllen = 0;
-    }
 }
 
 }  // namespace
@@ -129,8 +102,8 @@ UniqueFd send_handover(const std::string& socket_path, const FakeVmmMemory& memo
             ::nanosleep(&pause, nullptr);
         }
         const std::uint64_t end = part + 1 < starts.size() ? starts[part + 1] : text.size();
-        send_part(socket.get(), std::string_view(text).substr(starts[part], end - starts[part]),
-                  part == options.descriptor_part ? descriptors : std::vector<int>{});
+        send_descriptors(socket.get(), std::string_view(text).substr(starts[part], end - starts[part]),
+                         part == options.descriptor_part ? descriptors : std::vector<int>{});
     }
     if (options.close_afterwards) {
         socket.reset();

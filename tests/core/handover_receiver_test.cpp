@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/send_descriptors.hpp"
 #include "handover/peer.hpp"
 #include "userfaultfd/userfaultfd_factory.hpp"
 
@@ -49,21 +50,7 @@ protected:
     }
 
     void send(std::string_view text, const std::vector<int>& descriptors = {}) const {
-        std::vector<char> control(CMSG_SPACE(descriptors.size() * sizeof(int)));
-        iovec vector{const_cast<char*>(text.data()), text.size()};
-        msghdr message{};
-        message.msg_iov = &vector;
-        message.msg_iovlen = 1;
-        if (!descriptors.empty()) {
-            message.msg_control = control.data();
-            message.msg_controllen = control.size();
-            cmsghdr* header = CMSG_FIRSTHDR(&message);
-            header->cmsg_level = SOL_SOCKET;
-            header->cmsg_type = SCM_RIGHTS;
-            header->cmsg_len = CMSG_LEN(descriptors.size() * sizeof(int));
-            std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size() * sizeof(int));
-        }
-        ASSERT_EQ(::sendmsg(vmm_.get(), &message, MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+        send_descriptors(vmm_.get(), text, descriptors);
     }
 
     [[nodiscard]] int uffd() const { return userfaultfd_.get(); }

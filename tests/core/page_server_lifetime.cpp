@@ -3,10 +3,10 @@
 #include <sys/socket.h>
 
 #include <array>
-#include <cstring>
 #include <optional>
 #include <sstream>
 
+#include "base/send_descriptors.hpp"
 #include "handover/page_server.hpp"
 #include "handover/unix_address.hpp"
 #include "pager_support.hpp"
@@ -30,22 +30,8 @@ struct Vmm {
         std::ostringstream out;
         out << R"([{"base_host_virt_addr":)" << guest.address() << R"(,"size":)" << kGuestPages * kPage
             << R"(,"offset":0,"page_size":4096,"page_size_kib":4096}])";
-        std::string text = out.str();
         const Userfaultfd clone = guest.clone();
-        std::array<char, CMSG_SPACE(sizeof(int))> control{};
-        iovec vector{text.data(), text.size()};
-        msghdr message{};
-        message.msg_iov = &vector;
-        message.msg_iovlen = 1;
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        cmsghdr* header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        const int fd = clone.fd();
-        std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-        ASSERT_EQ(::sendmsg(socket.get(), &message, MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+        send_descriptors(socket.get(), out.str(), std::array{clone.fd()});
     }
     Guest guest;
     UniqueFd socket;

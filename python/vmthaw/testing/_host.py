@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 from vmthaw import errors
+from vmthaw._child_process import start_child
 from vmthaw.testing._reports import FakeVmmDiedError
 from vmthaw.testing._wire import FrameReader, encode
 
@@ -37,16 +34,7 @@ class ChildProcess:
     """One child process and the connection to it. Thread-safe."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # A session of its own: Ctrl-C on the terminal is the parent's business.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "vmthaw.testing._fake_vmm_child", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._socket = ours
+        self._process, self._socket = start_child("vmthaw.testing._fake_vmm_child")
         self._reader = FrameReader()
         self._send_lock = threading.Lock()
         self._changed = threading.Condition()
