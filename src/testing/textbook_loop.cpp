@@ -160,9 +160,6 @@ void TextbookLoop::remove(std::uint64_t start, std::uint64_t end) {
 }
 
 bool TextbookLoop::answer(int userfaultfd, std::uint64_t address) {
-    if (stats_.faults == mutations_.lost_fault_at_fault) {
-        return true;
-    }
     for (std::size_t i = 0; i < regions_.size(); ++i) {
         const Region& region = regions_[i];
         if (address < region.host_address || address - region.host_address >= region.size) {
@@ -170,6 +167,12 @@ bool TextbookLoop::answer(int userfaultfd, std::uint64_t address) {
         }
         const std::uint64_t page = (address - region.host_address) / region.page_size;
         const std::uint64_t host_page = region.host_address + page * region.page_size;
+        if (stats_.faults == mutations_.lost_fault_at_fault && lost_page_ == 0) {
+            lost_page_ = host_page;
+        }
+        if (host_page == lost_page_) {
+            return true;
+        }
         std::uint64_t offset = region.file_offset + page * region.page_size;
         if (stats_.faults == mutations_.wrong_page_at_fault) {
             offset ^= region.page_size;

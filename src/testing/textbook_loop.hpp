@@ -23,7 +23,7 @@ struct TextbookStats {
 struct TextbookMutations {
     std::uint64_t wrong_byte_at_fault = 0;  // one byte of that page is flipped
     std::uint64_t wrong_page_at_fault = 0;  // its neighbour's bytes instead
-    std::uint64_t lost_fault_at_fault = 0;  // never answered
+    std::uint64_t lost_fault_at_fault = 0;  // never answered, nor is any other of its page: KVM asks again
     bool stale_after_remove = false;        // the file's bytes again
 };
 
@@ -66,6 +66,7 @@ private:
     std::vector<std::uint64_t> deferred_;
     std::vector<char> bounce_;
     TextbookStats stats_;
+    std::uint64_t lost_page_ = 0;  // host address; 0: none
 };
 
 }  // namespace vmthaw::testing
