@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vmthaw.trace._schema import COLUMNS, KINDS, OUTCOMES, PAGE_CLASSES, SCHEMA_VERSION, SOURCES
     from vmthaw.trace._summary import LatencySummary, TraceSummary
     from vmthaw.trace._trace import Trace
-    from vmthaw.trace.report import write_report
+    from vmthaw.trace.report import Preface, write_report
 
 _HOMES = {
     "COLUMNS": "_schema",
@@ -35,6 +35,7 @@ _HOMES = {
     "Comparison": "_compare",
     "Gap": "_info",
     "LatencySummary": "_summary",
+    "Preface": "report",
     "RegionInfo": "_info",
     "SessionInfo": "_info",
     "Trace": "_trace",
@@ -58,6 +59,7 @@ __all__ = [
     "Comparison",
     "Gap",
     "LatencySummary",
+    "Preface",
     "RegionInfo",
     "SessionInfo",
     "Trace",

@@ -17,7 +17,7 @@ from vmthaw.trace import Trace, example, plots
 from vmthaw.trace._schema import FAILED, FAULT_AROUND, PREFETCH, REMOVE, ZERO
 from vmthaw.trace.plots._figure import KIND_COLOURS, to_png, to_svg
 
-ALL = [getattr(plots, name) for name in plots.__all__]
+ALONE = [name for name in plots.__all__ if name != "plot_restores"]
 
 
 def axes_of(figure: Any) -> Any:
@@ -36,13 +36,14 @@ def sample() -> Trace:
     )
 
 
-@pytest.mark.parametrize("plot", ALL)
+@pytest.mark.parametrize("plot", plots.__all__)
 @pytest.mark.parametrize("which", ["empty", "one", "sample", "example"])
 def test_every_figure_can_be_drawn_of_every_trace(
-    plot: Callable[..., Any], which: str, sample: Trace, recwarn: pytest.WarningsRecorder
+    plot: str, which: str, sample: Trace, recwarn: pytest.WarningsRecorder
 ) -> None:
     chosen = {"empty": trace(), "one": trace({"page": 3}), "sample": sample, "example": example()}[which]
-    figure = plot(chosen)
+    draw: Callable[..., Any] = getattr(plots, plot)
+    figure = draw({"one": chosen, "the same": chosen} if plot == "plot_restores" else chosen)
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert to_svg(figure, "x").startswith("<svg")
     assert not [str(warning.message) for warning in recwarn]
@@ -50,7 +51,7 @@ def test_every_figure_can_be_drawn_of_every_trace(
 
 def test_a_trace_draws_itself(sample: Trace) -> None:
     assert {f"plot_{name}" for name in ("addresses", "blocks", "composition", "latency", "progress")} == {
-        name for name in plots.__all__ if type(getattr(sample, name)()).__name__ == "TraceFigure"
+        name for name in ALONE if type(getattr(sample, name)()).__name__ == "TraceFigure"
     }
 
 
@@ -140,3 +141,11 @@ def test_drawing_needs_no_pyplot_and_no_display() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_restores_stand_above_each_other_over_the_same_time_and_memory(sample: Trace) -> None:
+    other = trace({"page": 9, "kind": PREFETCH, "pages": 2})
+    above, below = axes_of(plots.plot_restores({"first": sample, "second": other}))
+    assert [axes.get_title(loc="left") for axes in (above, below)] == ["first", "second"]
+    assert above.get_xlim() == below.get_xlim()
+    assert above.get_ylim() == below.get_ylim()

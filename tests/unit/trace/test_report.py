@@ -16,7 +16,7 @@ from tests.unit.trace.made import info, records, trace
 from vmthaw.errors import VmthawFileExistsError, VmthawOSError
 from vmthaw.trace import Trace, advise, compare, example, write_report
 from vmthaw.trace._info import Gap, SessionInfo
-from vmthaw.trace.report import report_html
+from vmthaw.trace.report import Preface, report_html
 
 VOID = {"meta", "link", "br"}
 
@@ -142,3 +142,13 @@ def test_without_the_extra_the_line_that_installs_it_is_said() -> None:
     )
     assert "MissingExtraError" in done.stderr
     assert "pip install 'vmthaw[analysis]'" in done.stderr
+
+
+def test_a_preface_stands_before_all_and_is_text() -> None:
+    preface = Preface("Two <ways>", "A guest", ("by", "ms"), [("us & them", "1.5")], ["That is <b>all</b>."])
+    found = report_html(example(), preface=preface)
+    headings = re.findall(r"<h2>(.*?)</h2>", found)
+    assert headings[0] == "Two &lt;ways&gt;"
+    assert headings[1].startswith("What happened in ")
+    assert '<td>us &amp; them</td><td class="n">1.5</td>' in found
+    assert "<p>That is &lt;b&gt;all&lt;/b&gt;.</p>" in found

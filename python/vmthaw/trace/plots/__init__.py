@@ -6,6 +6,7 @@ without records gives empty axes that say so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vmthaw._extras import need
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from vmthaw.trace._trace import Trace
 
-__all__ = ["plot_addresses", "plot_blocks", "plot_composition", "plot_latency", "plot_progress"]
+__all__ = ["plot_addresses", "plot_blocks", "plot_composition", "plot_latency", "plot_progress", "plot_restores"]
 
 
 def plot_addresses(trace: Trace, *, title: str | None = None) -> Figure:
@@ -56,3 +57,11 @@ def plot_progress(trace: Trace, *, title: str | None = None) -> Figure:
     from vmthaw.trace.plots._progress import draw
 
     return draw(trace, title)
+
+
+def plot_restores(traces: Mapping[str, Trace], *, title: str | None = None) -> Figure:
+    """Address x time of several restores of the same memory, by their names, one above the other over the same time."""
+    need("matplotlib", "analysis")
+    from vmthaw.trace.plots._addresses import draw_beside
+
+    return draw_beside(traces, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,9 +54,51 @@ def _draw_kind(axes: Any, records: Records, number: int, start_ns: int, height: 
         )  # fmt: skip
 
 
+def _draw_all(axes: Any, trace: Trace, records: Records) -> tuple[dict[str, Line2D], int]:
+    """All kinds on one pair of axes; gives what the legend needs, and 1 of how many records was drawn."""
+    low, high = _limits(trace, records)
+    start_ns = _figure.start_of(records)
+    handles = {}
+    thinned = 1
+    for number in _figure.DRAWN:
+        chosen = records[(records["kind"] == number) & (records["outcome"] != FAILED)]
+        if not len(chosen):
+            continue
+        few = _figure.thinned(chosen, _MOST_DRAWN)
+        thinned = max(thinned, -(-len(chosen) // max(1, len(few))))
+        _draw_kind(axes, few, number, start_ns, high - low)
+        name = _LEGEND[KINDS[number]]
+        handles[name] = Line2D(
+            [], [], color=_figure.KIND_COLOURS[number], marker="o", markersize=5, linestyle="", label=name
+        )
+    failed = records[records["outcome"] == FAILED]
+    if len(failed):
+        x = _figure.seconds(failed["t_fault_ns"], start_ns)
+        axes.scatter(x, failed["guest_address"], marker="x", color="#d11f3f", s=40, zorder=5)
+        handles["failed"] = Line2D([], [], color="#d11f3f", marker="x", linestyle="", label="failed")
+    axes.set_ylim(low, high)
+    axes.margins(x=0.01)
+    _figure.bytes_axis(axes.yaxis)
+    _figure.time_axis(axes.xaxis)
+    axes.set_ylabel("guest-physical address")
+    return handles, thinned
+
+
+def _finish(figure: Figure, axes: Any, handles: dict[str, Line2D], thinned: int) -> None:
+    axes.set_xlabel("time since the first record" + (f" (1 of {thinned} records drawn)" if thinned > 1 else ""))
+    figure.legend(
+        handles=list(handles.values())[::-1], loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.2
+    )
+
+
+def _drawn(trace: Trace) -> Records:
+    found: Records = trace.records[trace.records["outcome"] != DEFERRED]
+    return found
+
+
 def draw(trace: Trace, title: str | None) -> Figure:
     """See `vmthaw.trace.plots.plot_addresses`."""
-    records = trace.records[trace.records["outcome"] != DEFERRED]
+    records = _drawn(trace)
     with _figure.styled():
         figure = _figure.new_figure(9, 4.6)
         _figure.set_title(figure, title, "Where and when the guest's memory came in")
@@ -63,31 +106,27 @@ def draw(trace: Trace, title: str | None) -> Figure:
             _figure.say_empty(figure, "The trace has no records.")
             return figure
         axes = figure.add_subplot()
-        low, high = _limits(trace, records)
-        start_ns = _figure.start_of(records)
-        handles = []
+        _finish(figure, axes, *_draw_all(axes, trace, records))
+    return figure
+
+
+def draw_beside(traces: Mapping[str, Trace], title: str | None) -> Figure:
+    """See `vmthaw.trace.plots.plot_restores`."""
+    found = {name: (trace, _drawn(trace)) for name, trace in traces.items()}
+    with _figure.styled():
+        figure = _figure.new_figure(9, 1.2 + 2.9 * max(1, len(found)))
+        _figure.set_title(figure, title, "The same memory, restored in different ways")
+        if not any(len(records) for _, records in found.values()):
+            _figure.say_empty(figure, "The traces have no records.")
+            return figure
+        handles: dict[str, Line2D] = {}
         thinned = 1
-        for number in _figure.DRAWN:
-            chosen = records[(records["kind"] == number) & (records["outcome"] != FAILED)]
-            if not len(chosen):
-                continue
-            few = _figure.thinned(chosen, _MOST_DRAWN)
-            thinned = max(thinned, -(-len(chosen) // max(1, len(few))))
-            _draw_kind(axes, few, number, start_ns, high - low)
-            name = _LEGEND[KINDS[number]]
-            handles.append(
-                Line2D([], [], color=_figure.KIND_COLOURS[number], marker="o", markersize=5, linestyle="", label=name)
-            )
-        failed = records[records["outcome"] == FAILED]
-        if len(failed):
-            x = _figure.seconds(failed["t_fault_ns"], start_ns)
-            axes.scatter(x, failed["guest_address"], marker="x", color="#d11f3f", s=40, zorder=5)
-            handles.append(Line2D([], [], color="#d11f3f", marker="x", linestyle="", label="failed"))
-        axes.set_ylim(low, high)
-        axes.margins(x=0.01)
-        _figure.bytes_axis(axes.yaxis)
-        _figure.time_axis(axes.xaxis)
-        axes.set_ylabel("guest-physical address")
-        axes.set_xlabel("time since the first record" + (f" (1 of {thinned} records drawn)" if thinned > 1 else ""))
-        figure.legend(handles=handles[::-1], loc="outside lower center", ncols=2, columnspacing=1.5, handletextpad=0.2)
+        all_axes = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (name, (trace, records)) in zip(all_axes, found.items(), strict=True):
+            axes.set_title(name, loc="left", fontsize=10)
+            if len(records):
+                more, each = _draw_all(axes, trace, records)
+                handles.update(more)
+                thinned = max(thinned, each)
+        _finish(figure, all_axes[-1], handles, thinned)
     return figure

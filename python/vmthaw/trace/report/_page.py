@@ -16,6 +16,7 @@ from vmthaw.trace._summary import TraceSummary, summarize
 from vmthaw.trace.plots import plot_addresses, plot_blocks, plot_composition, plot_latency, plot_progress
 from vmthaw.trace.plots._figure import to_svg
 from vmthaw.trace.report import _tables
+from vmthaw.trace.report._preface import Preface
 
 if TYPE_CHECKING:
     from vmthaw.trace._trace import Trace
@@ -66,13 +67,14 @@ _WORDS = (
 )  # fmt: skip
 
 
-def page(trace: Trace, title: str, comparisons: Sequence[Comparison]) -> str:
+def page(trace: Trace, title: str, comparisons: Sequence[Comparison], preface: Preface | None = None) -> str:
     """The whole page."""
     summary = summarize(trace)
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="soft">{html.escape(_origin(trace))}</p>',
-        "<h2>What happened</h2>",
+        *(preface.to_html() if preface else ()),
+        f"<h2>What happened{html.escape(f' in {trace.name!r}') if preface else ''}</h2>",
         f"<p>{html.escape(_story(summary))}</p>",
         _cards(trace, summary),
         "<h2>What it cost</h2>",
