@@ -67,6 +67,20 @@ def large_folio_share(path: Path) -> float | None:
     return sum(1 for word in words if word & _KPF_COMPOUND) / len(words)
 
 
+def read_whole(path: Path) -> None:
+    """Reads what the page cache has lost of the file, 4 KiB at a time; then all of it.
+
+    Read but a moment ago, none of it is old: machines that reclaim in advance (DAMON) take what is.
+    """
+    missing = np.flatnonzero(resident_pages(path) == 0)
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in missing:
+            os.pread(file.fileno(), PAGE, int(page) * PAGE)
+        for start in range(0, path.stat().st_size, 1 << 20):
+            os.pread(file.fileno(), 1 << 20, start)
+
+
 class MemoryFiles(Closing):
     """``warm`` and ``cold``, `size` bytes each with the same contents, in a directory that goes with the object."""
 
@@ -105,17 +119,8 @@ class MemoryFiles(Closing):
             raise RuntimeError(f"{share:.1%} of {self.cold} is cached, so cold cases are not; choose --directory")
 
     def warm_up(self) -> None:
-        """Reads, 4 KiB at a time, what the page cache has lost of the warm file; then all of it.
-
-        Read but a moment ago, none of it is old: machines that reclaim in advance (DAMON) take what is.
-        """
-        missing = np.flatnonzero(resident_pages(self.warm) == 0)
-        with self.warm.open("rb", buffering=0) as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            for page in missing:
-                os.pread(file.fileno(), PAGE, int(page) * PAGE)
-            for start in range(0, self.size, 1 << 20):
-                os.pread(file.fileno(), 1 << 20, start)
+        """See `read_whole`."""
+        read_whole(self.warm)
 
     def stayed_warm(self) -> bool:
         """False when somebody emptied caches meanwhile. A page or two may be on the move (compaction)."""
