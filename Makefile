@@ -11,13 +11,16 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup build test test-vm demo bench wheel lint fuzz sanitize clean
+.PHONY: help setup extension build test test-vm demo bench wheel lint fuzz sanitize clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## system packages (by apt when root or sudo), .venv and its tools
 	@scripts/setup
+
+extension: setup ## the extension module alone (python/vmthaw/_core*.so)
+	@scripts/build release _core
 
 build: setup ## the extension module (python/vmthaw/_core*.so) and the core tests, build/release
 	@scripts/build release
@@ -28,7 +31,7 @@ test: build ## everything under tests/: unit, core, sanitizers, integration, lin
 test-vm: build ## virtual machines with other kernels and KVMs: what KVM does there, and tests of userfaultfd and guests
 	@tests/vm/run_tests $(PYTEST_ARGS)
 
-demo: build ## the main job: a VM-sized process restored lazily, with its table of timings
+demo: extension ## the main job: a guest restored lazily, seen as a picture, and restored better
 	@$(VENV)/bin/vmthaw demo
 
 bench: build ## the benchmark tables, with JSON beside them

@@ -1,8 +1,8 @@
 """Restoring without userfaultfd, timed in a process of its own.
 
-``python -m vmthaw.cli._baseline KIND PATH PAGES COUNT SEED``: ``eager`` reads the whole file into anonymous memory
-first, ``mapping`` maps it privately. Then both touch what the other cases touch, a word a page, and compare every byte.
-Writes one JSON object.
+``python -m vmthaw.cli._demo.baseline KIND PATH PAGES FIRST IN_ORDER AT_RANDOM SEED``: ``eager`` reads the whole file
+into anonymous memory first, ``mapping`` maps it privately. Then both touch what the other ways touch, a word a page,
+and compare every byte. Writes one JSON object.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import mmap
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,14 +46,20 @@ def _same(fd: int, words: NDArray[np.uint64], size: int) -> bool:
     return os.pread(fd, 1, size) == b""
 
 
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+
+
 def main() -> None:
     """Measure one of the two."""
     kind, path = sys.argv[1:3]
-    pages, count, seed = (int(text) for text in sys.argv[3:])
+    pages, first_page, in_order, count, seed = (int(text) for text in sys.argv[3:])
     size = pages * _PAGE_BYTES
-    working_set = np.array(_core.plan_touches("subset", pages, count=count, seed=seed), dtype=np.int64)
+    scattered = np.array(_core.plan_touches("subset", pages, count=count, seed=seed), dtype=np.int64)
+    working_set = np.concatenate((np.arange(first_page, first_page + in_order, dtype=np.int64), scattered))
     order = working_set * _WORDS_PER_PAGE
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    before = _resident()
     start = time.perf_counter()
     memory = _restore(kind, fd, size)
     restored = time.perf_counter()
@@ -61,12 +68,10 @@ def main() -> None:
     first = time.perf_counter()
     words[order].sum()
     settled = time.perf_counter()
-    words[::_WORDS_PER_PAGE].sum()
-    end = time.perf_counter()
-    times = zip(("handover_ms", "first_touch_ms", "working_set_ms", "all_touched_ms"),
-                (restored, first, settled, end), strict=True)  # fmt: skip
+    used = _resident() - before
+    times = zip(("resume_ms", "first_answer_ms", "working_set_ms"), (restored, first, settled), strict=True)
     report: dict[str, object] = {name: 1000 * (moment - start) for name, moment in times}
-    print(json.dumps({**report, "verified": _same(fd, words, size)}))
+    print(json.dumps({**report, "memory_bytes": max(0, used), "verified": _same(fd, words, size)}))
 
 
 if __name__ == "__main__":

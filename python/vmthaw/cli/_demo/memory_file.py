@@ -1,4 +1,4 @@
-"""The demo's memory file."""
+"""The memory file that FakeVmm is restored from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _PAGE_BYTES = 4096
 _LONGEST_RUN_PAGES = 128
 
 
-def write_demo_memory(path: Path, pages: int, seed: int) -> float:
-    """Write a sparse file whose runs of data and of zeros (holes) are 1 to 128 pages long; gives the share of zeros.
+def write_demo_memory(path: Path, pages: int, seed: int) -> None:
+    """Write a sparse file whose runs of data and of zeros (holes) are 1 to 128 pages long.
 
     Every page of data begins with its own number plus one, so a page in the wrong place is seen. Raises OSError.
     """
     lengths = random.Random(seed)
     words = np.random.default_rng(seed)
-    zeros, page = 0, 0
+    page = 0
     with path.open("xb") as file:
         file.truncate(pages * _PAGE_BYTES)
         while page < pages:
@@ -29,5 +29,4 @@ def write_demo_memory(path: Path, pages: int, seed: int) -> float:
             file.write(data.tobytes())
             page += count
             hole = min(lengths.randint(1, _LONGEST_RUN_PAGES), pages - page)
-            zeros, page = zeros + hole, page + hole
-    return zeros / pages
+            page += hole
