@@ -11,6 +11,7 @@
 #include <cstring>
 #include <exception>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "base/unique_fd.hpp"
@@ -21,7 +22,7 @@ namespace {
 constexpr std::size_t kMostThreads = 64;
 
 struct ThreadStat {
-    std::uint64_t minor_faults = 0;
+    std::uint64_t activity = 0;  // minor faults, and times it got a processor
     int cpu = -1;
 };
 
@@ -40,7 +41,7 @@ std::optional<ThreadStat> parse(std::string_view text) noexcept {
     const char* const end = text.data() + text.size();
     for (int field = kFirst; at < end; ++field) {
         if (field == kMinorFaults) {
-            std::from_chars(at, end, found.minor_faults);
+            std::from_chars(at, end, found.activity);
         } else if (field == kProcessor) {
             return std::from_chars(at, end, found.cpu).ec == std::errc() ? std::optional(found) : std::nullopt;
         }
@@ -53,13 +54,28 @@ std::optional<ThreadStat> parse(std::string_view text) noexcept {
     return std::nullopt;
 }
 
-std::optional<ThreadStat> read_stat(pid_t pid, pid_t tid) noexcept {
+// A file of /proc/PID/task/TID as text in `buffer`; empty when it cannot be read.
+std::string_view read_file(pid_t pid, pid_t tid, const char* name, std::span<char> buffer) noexcept {
     std::array<char, 64> path{};
-    std::snprintf(path.data(), path.size(), "/proc/%d/task/%d/stat", pid, tid);
+    std::snprintf(path.data(), path.size(), "/proc/%d/task/%d/%s", pid, tid, name);
     const UniqueFd fd(::open(path.data(), O_RDONLY | O_CLOEXEC));
-    std::array<char, 1024> text{};
-    const ssize_t size = fd ? ::read(fd.get(), text.data(), text.size()) : -1;
-    return size > 0 ? parse({text.data(), static_cast<std::size_t>(size)}) : std::nullopt;
+    const ssize_t size = fd ? ::read(fd.get(), buffer.data(), buffer.size()) : -1;
+    return {buffer.data(), size > 0 ? static_cast<std::size_t>(size) : 0};
+}
+
+std::optional<ThreadStat> read_stat(pid_t pid, pid_t tid) noexcept {
+    std::array<char, 1024> buffer{};
+    return parse(read_file(pid, tid, "stat", buffer));
+}
+
+// How often the thread got a processor: the last of the three numbers of schedstat (sched-stats.rst). 0: not told.
+std::uint64_t times_run(pid_t pid, pid_t tid) noexcept {
+    std::array<char, 128> buffer{};
+    std::string_view text = read_file(pid, tid, "schedstat", buffer);
+    text.remove_suffix(text.ends_with('\n') ? 1 : 0);
+    std::uint64_t times = 0;
+    std::from_chars(text.data() + text.rfind(' ') + 1, text.data() + text.size(), times);
+    return times;
 }
 
 }  // namespace
@@ -89,7 +105,10 @@ int ToucherFinder::search(pid_t pid) noexcept {
                 cpu = -1;
                 break;
             }
-            const std::optional<ThreadStat> stat = read_stat(pid, tid);
+            std::optional<ThreadStat> stat = read_stat(pid, tid);
+            if (stat) {
+                stat->activity += times_run(pid, tid);
+            }
             if (count == seen_.size()) {
                 seen_.emplace_back();
             }
@@ -98,11 +117,11 @@ int ToucherFinder::search(pid_t pid) noexcept {
                 continue;
             }
             // A thread that came or went shifts the others: then this look only remembers.
-            if (seen.tid == tid && stat->minor_faults - seen.minor_faults > most) {
-                most = stat->minor_faults - seen.minor_faults;
+            if (seen.tid == tid && stat->activity - seen.activity > most) {
+                most = stat->activity - seen.activity;
                 cpu = stat->cpu;
             }
-            seen = {tid, stat->minor_faults};
+            seen = {tid, stat->activity};
         }
         seen_.resize(count);
     } catch (const std::exception&) {

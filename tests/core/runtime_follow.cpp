@@ -84,6 +84,20 @@ TEST(ToucherFinder, FindsTheThreadThatFaultsMostWithoutBeingToldItsId) {
     EXPECT_EQ(finder.search(0x7FFF'FFFF), -1);
 }
 
+// Like a vCPU, whose faults nobody counts as its thread's.
+TEST(ToucherFinder, FindsTheThreadThatSleepsMostWhereFaultsAreNotCounted) {
+    for (const int cpu : usable_cpus()) {
+        const BusyThread busy(usable_cpus().front(), [] {});
+        const BusyThread sleeping(cpu, [] { std::this_thread::sleep_for(std::chrono::microseconds(50)); });
+        ToucherFinder finder;
+        static_cast<void>(finder.search(::getpid()));
+        EXPECT_TRUE(eventually([&] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            return finder.search(::getpid()) == cpu;
+        }));
+    }
+}
+
 // A client without a VM: its descriptor is an eventfd, and it says where it faults.
 class Wanderer final : public WorkerClient {
 public:
