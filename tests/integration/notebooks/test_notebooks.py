@@ -18,9 +18,7 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
-def test_a_notebook_runs_and_its_stored_outputs_are_those_of_today(
-    path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_notebook_runs_and_its_stored_outputs_are_those_of_today(path: Path, request: pytest.FixtureRequest) -> None:
     import nbformat
 
     if path.stem in LIVE:
