@@ -195,9 +195,6 @@ TEST_F(ForkingGuest, ItsChildIsServedTheSameMemory) {
 }
 
 TEST_F(ForkingGuest, ForksWhenTheServerHasADescriptorAgain) {
-#ifdef __SANITIZE_ADDRESS__
-    GTEST_SKIP() << "the undefined sanitizer, built in with this one, asks a pipe whether an object is readable";
-#endif
     begin(Features(static_cast<std::uint64_t>(Feature::event_fork)));
     guest_->remove(40, 1);
     finish("before the fork");

@@ -25,8 +25,12 @@ def without_address_randomization() -> list[str]:
     return prefix if allowed else []
 
 
-# A terabyte does not fit into their address space; it runs in test_core.py.
-WITHOUT = "-*Terabyte*"
+# They run in test_core.py. A terabyte does not fit into a sanitizer's address space; and the undefined sanitizer asks a
+# pipe whether an object is readable, which a test without descriptors cannot have.
+WITHOUT = {
+    "asan-ubsan": "-*Terabyte*:ForkingGuest.ForksWhenTheServerHasADescriptorAgain",
+    "tsan": "-*Terabyte*",
+}
 
 
 @pytest.mark.timeout(2400)
@@ -42,7 +46,7 @@ def test_core_tests_pass_under_sanitizers(preset: str) -> None:
     assert build.returncode == 0, build.stdout
     result = gtest.run(
         gtest.executable(preset),
-        WITHOUT,
+        WITHOUT[preset],
         prefix=without_address_randomization() if preset == "tsan" else [],
         environment=OPTIONS[preset],
         timeout=900,
