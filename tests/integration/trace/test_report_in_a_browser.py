@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmthaw.trace import example, write_report
+from vmthaw.trace import Preface, example, write_report
 
 WIDTH, HEIGHT = 1000, 1600
 
@@ -18,7 +18,8 @@ WIDTH, HEIGHT = 1000, 1600
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return write_report(example(), path, title="Two restores", comparisons=[example("second")])
+    preface = Preface("Two ways", "A guest", ("restored by", "ms"), [("first", "3.5"), ("second", "1.5")], ["So."])
+    return write_report(example(), path, title="Two restores", comparisons=[example("second")], preface=preface)
 
 
 def browse(page: Path, directory: Path, *options: str) -> str:

@@ -169,3 +169,16 @@ def test_a_demo_without_userfaultfd_says_the_remedy(monkeypatch: pytest.MonkeyPa
     assert "the demo needs a userfaultfd: userfaultfd denied (EPERM)" in sentence(result)
     assert "vmthaw doctor" in result.stderr
     assert result.exit_code == Exit.UNABLE
+
+
+def test_a_demo_without_kvm_says_so_and_who_takes_the_guests_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, userfaultfd_available: None
+) -> None:
+    monkeypatch.setattr("vmthaw.cli._demo.kvm_guest.why_no_kvm", lambda: "/dev/kvm: Permission denied")
+    result = run("demo", "--memory", "4MiB", "--output", str(tmp_path / "out"))
+    assert result.exit_code == Exit.OK
+    assert "no guest can run here: /dev/kvm: Permission denied; FakeVmm takes its place" in result.stderr
+    assert result.stdout.startswith("FakeVmm in the guest's place: 4 MiB")
+    refused = run("demo", "--memory", "4MiB", "--guest", "kvm")
+    assert "/dev/kvm: Permission denied (see `vmthaw doctor`)" in sentence(refused)
+    assert refused.exit_code == Exit.UNABLE
