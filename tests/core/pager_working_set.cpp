@@ -240,17 +240,17 @@ TEST_F(WorkingSetReplayTest, PagesThatAreThereAlreadyAreSkipped) {
 
 TEST_F(WorkingSetReplayTest, DetachInTheMiddleHandsOverWhatIsThereAndStopsInstalling) {
     Guest guest(4096);
-    Latch latch;
-    const auto source = std::make_shared<ScriptedSource>(4096, [&](std::uint64_t offset, std::uint64_t) {
+    const auto latch = std::make_shared<Latch>();  // nobody waits for its last reader
+    const auto source = std::make_shared<ScriptedSource>(4096, [latch](std::uint64_t offset, std::uint64_t) {
         if (offset >= 1024 * kPage) {
-            latch.wait();
+            latch->wait();
         }
         return ReadResult{};
     });
     const auto session = serve(guest, source, pages_of({{0, 4096}}));
-    ASSERT_TRUE(eventually([&] { return latch.waiting() == 1; }));
+    ASSERT_TRUE(eventually([&] { return latch->waiting() == 1; }));
     const DetachedSession detached = session->detach();
-    latch.open();
+    latch->open();
     const std::vector<std::uint8_t>& states = detached.page_states.at(0);
     for (std::uint64_t page = 0; page < 4096; ++page) {
         ASSERT_EQ(states[page], static_cast<std::uint8_t>(page < 1024 ? PageState::present : PageState::absent))

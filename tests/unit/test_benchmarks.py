@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,20 @@ from tests.support.tree import ROOT
 from vmthaw.testing import FindingsError, TextbookServer
 
 
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory beside what the build makes: /tmp may be a tmpfs, which nothing is evicted from."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / "build") as directory:
+        yield Path(directory)
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tests.benchmarks", "--quick", "--rounds", "1", "--size", "16MiB", *arguments]
 
 
 @pytest.mark.usefixtures("userfaultfd_available")
-def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
+def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path, disk: Path) -> None:
     path = tmp_path / "found.json"
     names = [
         "random/textbook",
@@ -42,7 +52,7 @@ def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
     ]
     only = [word for name in names for word in ("--only", name)]
     done = subprocess.run(
-        command(*only, "--json", str(path), "--directory", str(tmp_path / "memory")),
+        command(*only, "--json", str(path), "--directory", str(disk / "memory")),
         cwd=ROOT, capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -63,7 +73,7 @@ def test_a_small_run_measures_verifies_and_writes_json(tmp_path: Path) -> None:
     assert by_name["trace/server"]["median"]["installed"] == 409
     assert by_name["random/default"]["median"]["installed"] >= 409
     assert by_name["random/default"]["median"]["wasted"] == by_name["random/default"]["median"]["installed"] - 409
-    assert not list((tmp_path / "memory").iterdir()), "the memory files were left behind"
+    assert not list((disk / "memory").iterdir()), "the memory files were left behind"
 
 
 @pytest.mark.usefixtures("userfaultfd_available")
@@ -106,8 +116,8 @@ def test_a_page_of_a_mapping_that_differs_from_the_file_is_counted(tmp_path: Pat
         assert mapping_child.mismatches(file.fileno(), memory, [3, 1]) == 0
 
 
-def test_eviction_and_warming_are_told_apart(tmp_path: Path) -> None:
-    with MemoryFiles(4 << 20, tmp_path) as files:
+def test_eviction_and_warming_are_told_apart(disk: Path) -> None:
+    with MemoryFiles(4 << 20, disk) as files:
         files.evict()
         assert resident_share(files.cold) == 0
         assert resident_share(files.warm) == 1

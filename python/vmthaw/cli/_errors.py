@@ -97,7 +97,20 @@ class Commands(click.Group):
             code = super().main(args=args, prog_name=name, **extra)
         except BaseException as error:
             code = _code_of(name, error)
+        _drop_unwritten()
         sys.exit(int(code) if isinstance(code, int) else 0)
+
+
+def _drop_unwritten() -> None:
+    """What nobody reads any more must not fail again when the interpreter ends: that would be exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                os.dup2(null, stream.fileno())
+                os.close(null)
 
 
 def _code_of(name: str, error: BaseException) -> int:
