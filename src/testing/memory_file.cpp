@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/write_all.hpp"
 #include "testing/splitmix.hpp"
 
 namespace vmthaw::testing {
@@ -29,22 +30,6 @@ void fill_page(std::byte* out, std::uint64_t page, std::uint64_t seed) {
         // The page's number in clear first, for whoever looks at a dump.
         const std::uint64_t value = word == 0 ? page + 1 : stamp + word;
         std::memcpy(out + word * 8, &value, sizeof value);
-    }
-}
-
-void write_all(int fd, const std::byte* data, std::uint64_t size, std::uint64_t offset, const std::string& path) {
-    while (size > 0) {
-        const ssize_t written = ::pwrite(fd, data, size, static_cast<off_t>(offset));
-        if (written < 0) {
-            const int saved = errno;
-            if (saved == EINTR) {
-                continue;
-            }
-            throw SystemError(saved, "writing " + path);
-        }
-        data += written;
-        size -= static_cast<std::uint64_t>(written);
-        offset += static_cast<std::uint64_t>(written);
     }
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/error.hpp"
 #include "base/unique_fd.hpp"
+#include "base/write_all.hpp"
 #include "machine/payload/pattern.hpp"
 
 namespace vmthaw {
@@ -51,22 +52,6 @@ std::optional<std::uint64_t> fingerprint_of(const std::byte* page, std::uint64_t
         sum = mix(sum ^ lane);
     }
     return sum;
-}
-
-void write_all(int fd, const std::byte* data, std::uint64_t size, std::uint64_t offset, const std::string& path) {
-    while (size > 0) {
-        const ssize_t written = ::pwrite(fd, data, size, static_cast<off_t>(offset));
-        if (written < 0) {
-            const int saved = errno;
-            if (saved == EINTR) {
-                continue;
-            }
-            fail(saved, "writing " + path);
-        }
-        data += written;
-        size -= static_cast<std::uint64_t>(written);
-        offset += static_cast<std::uint64_t>(written);
-    }
 }
 
 MemoryContent write_region(const GuestRegion& region, int fd, const std::string& path,
