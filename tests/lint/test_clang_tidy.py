@@ -19,6 +19,11 @@ def test_clang_tidy_finds_nothing() -> None:
     assert not findings, "".join(findings)
 
 
+def test_clang_tidy_sees_every_source_file() -> None:
+    seen = {unit.source for unit in clang_tidy.units(tree.ROOT / "build" / "release")}
+    assert seen >= set((tree.ROOT / "src").glob("*/*.cpp"))
+
+
 def test_clang_tidy_would_find_something(tmp_path: Path) -> None:
     (tmp_path / ".clang-tidy").write_bytes((tree.ROOT / ".clang-tidy").read_bytes())
     (tmp_path / "mutant.cpp").write_text("int* f(long x) { return (int*)x; }\n")

@@ -38,12 +38,22 @@ def units(build: Path) -> list[Unit]:
     entries = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
     found = []
     for entry in entries:
-        if not Path(entry["file"]).is_relative_to(ROOT / "src"):
-            continue  # tests unwrap optionals and leave threads unreserved on purpose; warnings are errors there too
         words = shlex.split(entry["command"])
         output = words[words.index("-o") + 1]
-        found.append(Unit(Path(entry["file"]), output, words, Path(entry["directory"])))
+        for source in _sources(Path(entry["file"])):
+            if not source.is_relative_to(ROOT / "src"):
+                continue  # tests unwrap optionals and leave threads unreserved on purpose; warnings are errors there
+            command = [str(source) if word == entry["file"] else word for word in words]
+            found.append(Unit(source, output, command, Path(entry["directory"])))
     return found
+
+
+def _sources(compiled: Path) -> list[Path]:
+    """The files to check for one file of the build: several where CMake compiles them as one (a unity build)."""
+    if compiled.parent.name != "Unity":
+        return [compiled]
+    includes = re.findall(r'^#include "(.+\.cpp)"$', compiled.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [Path(include) for include in includes]
 
 
 def dependencies(build: Path) -> dict[str, list[Path]]:
