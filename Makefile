@@ -19,7 +19,8 @@ help: ## list the targets
 setup: ## system packages (by apt when root or sudo), .venv and its tools
 	@scripts/setup
 
-extension: setup ## the extension module alone (python/vmthaw/_core*.so)
+extension: ## the extension module alone (python/vmthaw/_core*.so), and what running it takes
+	@scripts/setup build
 	@scripts/build release _core
 
 build: setup ## the extension module (python/vmthaw/_core*.so) and the core tests, build/release
