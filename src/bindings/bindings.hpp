@@ -16,6 +16,7 @@ void register_handover_message(py::module_& module);
 void register_handover(py::module_& module);
 void register_testing(py::module_& module);
 void register_exit(py::module_& module);
+void register_exit_classifier(py::module_& module);
 void register_kvm(py::module_& module);
 void register_vcpu(py::module_& module);
 void register_guest_memory(py::module_& module);

@@ -1,10 +1,10 @@
 // GIL and locking: pure values; everything runs with the GIL held.
 #include "bindings/exit.hpp"
 
-#include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
-#include <string_view>
+#include <array>
+#include <utility>
 #include <vector>
 
 namespace vmthaw::bindings {
@@ -19,6 +19,20 @@ py::list first_words(const Words& words, std::uint32_t count) {
         list.append(words[i]);
     }
     return list;
+}
+
+py::object registers_of(const InternalErrorExit& error) {
+    constexpr std::array kNames = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "r8",
+                                   "r9",  "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"};
+    static_assert(kNames.size() == std::tuple_size_v<decltype(error.registers)>);
+    if (!error.has_registers) {
+        return py::none();
+    }
+    py::dict registers;
+    for (std::size_t i = 0; i < kNames.size(); ++i) {
+        registers[kNames[i]] = error.registers[i];
+    }
+    return registers;
 }
 
 struct ToFields {
@@ -48,6 +62,7 @@ struct ToFields {
         out["suberror"] = error.suberror;
         out["data"] = first_words(error.data, error.data_count);
         out["instruction"] = bytes_of(error.instruction.data(), error.instruction_size);
+        out["registers"] = registers_of(error);
     }
     void operator()(const SystemEventExit& event) const {
         out["type"] = event.type;
@@ -73,6 +88,27 @@ struct ToFields {
     void operator()(const HypercallExit& call) const {
         out["number"] = call.number;
         out["arguments"] = first_words(call.arguments, 6);
+        out["result"] = call.result;
+        out["flags"] = call.flags;
+    }
+    void operator()(const MsrExit& msr) const {
+        out["is_write"] = msr.is_write;
+        out["index"] = msr.index;
+        out["value"] = msr.value;
+        out["reason"] = msr.reason;
+    }
+    void operator()(const FieldsExit& numbers) const {
+        for (const ExitField& field : numbers.fields) {
+            if (field.count == 1) {
+                out[field.name] = numbers.value(field);
+                continue;
+            }
+            py::list list;
+            for (std::size_t i = 0; i < field.count; ++i) {
+                list.append(numbers.value(field, i));
+            }
+            out[field.name] = list;
+        }
     }
     void operator()(const UnknownExit& unknown) const {
         out["bytes"] = bytes_of(unknown.bytes.data(), unknown.bytes.size());
@@ -92,25 +128,27 @@ py::dict fields_of(const ExitObject& self) {
 }  // namespace
 
 ExitObject keep_exit(const Exit& exit, std::span<const std::byte> run_bytes) {
-    ExitObject object{exit, {}};
-    if (const auto* io = std::get_if<IoExit>(&exit.payload)) {
-        const auto data = run_bytes.subspan(io->data_offset, io->data_bytes());
-        object.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
-    }
+    ExitObject object{exit, {}, {}};
+    const auto data = io_data_of(exit, run_bytes);
+    object.data.assign(reinterpret_cast<const char*>(data.data()), data.size());
+    return object;
+}
+
+ExitObject keep_exit(const Exit& exit, Vcpu& vcpu, py::object owner) {
+    ExitObject object = keep_exit(exit, vcpu.run_bytes());
+    object.owner = std::move(owner);
+    object.vcpu = &vcpu;
+    object.run = vcpu.runs();
     return object;
 }
 
 void register_exit(py::module_& module) {
-    py::native_enum<GuestArch>(module, "GuestArch", "enum.Enum", "Whose struct kvm_run it is.")
-        .value("x86_64", GuestArch::x86_64)
-        .value("aarch64", GuestArch::aarch64)
-        .finalize();
     py::classh<ExitObject>(
         module, "Exit",
         "What one KVM_RUN came to, decoded. A plain value.\n\n"
         "`fields` depends on `name`: for IO is_write, port, size_bytes, count, data; for MMIO is_write, "
-        "guest_address, size_bytes, data; and so on. `problem` among them says that KVM's bytes "
-        "contradict themselves and were not followed.")
+        "guest_address, size_bytes, data; and so on for every reason. `problem` among them says that KVM's bytes "
+        "contradict themselves and were not followed; of a reason that is not known there are `bytes`.")
         .def_property_readonly(
             "result", [](const ExitObject& self) { return self.exit.result; }, "What KVM_RUN returned.")
         .def_property_readonly(
@@ -126,20 +164,34 @@ void register_exit(py::module_& module) {
             "\"IO\", \"HLT\", ... ; \"reason 77\" beyond what is known, \"error\" without a reason.")
         .def_property_readonly("fields", &fields_of, "The payload, by name.")
         .def_property_readonly(
+            "action", [](const ExitObject& self) { return self.exit.action; },
+            "What `classify_exit` or the dispatcher decided; none for an exit that was only decoded.")
+        .def_property_readonly(
             "is_interrupted", [](const ExitObject& self) { return self.exit.is_interrupted(); },
             "EINTR or EAGAIN: run again.")
         .def("__repr__", [](const ExitObject& self) { return "<Exit " + self.exit.describe() + ">"; });
     module.def(
         "decode_exit",
-        [](GuestArch arch, int result, int errno_value, const py::bytes& run_bytes) {
-            const auto text = static_cast<std::string_view>(run_bytes);
-            const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
-            return keep_exit(decode_exit(arch, result, errno_value, bytes), bytes);
+        [](GuestArch arch, int result, int errno_value, const py::buffer& run_bytes) {
+            const BufferView view(run_bytes);
+            return keep_exit(decode_exit(arch, result, errno_value, view.bytes()), view.bytes());
         },
         py::arg("arch"), py::arg("result"), py::arg("errno"), py::arg("run_bytes"),
         "Decodes what KVM_RUN returned and the bytes of struct kvm_run with what follows it. Pure: needs no KVM, "
-        "either "
-        "architecture on any host. Never raises on what the bytes say.");
+        "either architecture on any host. Never raises on what the bytes say.");
+    module.def(
+        "classify_exit",
+        [](FastEnum<ExitProfile> profile, FastEnum<GuestArch> arch, int result, int errno_value,
+           const py::buffer& run_bytes) {
+            const BufferView view(run_bytes);
+            return keep_exit(classify_exit(profile.value, arch.value, result, errno_value, view.bytes()), view.bytes());
+        },
+        py::arg("profile"), py::arg("arch"), py::arg("result"), py::arg("errno"), py::arg("run_bytes"),
+        "Decodes what KVM_RUN returned, as `decode_exit` does, and decides: the exit's `action`. Pure: does nothing, "
+        "needs no KVM, either architecture on any host. `run_bytes` is struct kvm_run with what follows it, in "
+        "anything "
+        "that has a buffer. Never raises on what the bytes say: what contradicts itself is fatal under both profiles, "
+        "and not followed.");
     module.def("exit_reason_name", &exit_reason_name, py::arg("reason"), "The name of an exit reason, or ''.");
 }
 

@@ -1,19 +1,88 @@
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "bindings/bindings.hpp"
-#include "vcpu/exit.hpp"
+#include "kvm/vcpu.hpp"
+#include "vcpu/exit_classifier.hpp"
 
 namespace vmthaw::bindings {
 
-// What Python calls Exit: the decoded exit with the elements of a port access, which KVM_RUN overwrites.
+// What Python calls Exit: the decoded exit with the elements of a port access, which KVM_RUN overwrites, and the vCPU
+// that it is of, if any, so that it can be answered there. Made and destroyed with the GIL held.
 struct ExitObject {
     Exit exit;
     std::string data;
+    py::object owner;  // keeps the vCPU
+    Vcpu* vcpu = nullptr;
+    std::uint64_t run = 0;  // of the vCPU: another one has overwritten the mapping
 };
 
 [[nodiscard]] ExitObject keep_exit(const Exit& exit, std::span<const std::byte> run_bytes);
+// The same for the last exit of a vCPU, which `owner` keeps alive.
+[[nodiscard]] ExitObject keep_exit(const Exit& exit, Vcpu& vcpu, py::object owner);
+
+// An argument of an enumeration that is compared with the members themselves: the general conversion looks up a type
+// and an attribute, which is most of what a short call costs. Filled in when the enumeration is made; GIL held.
+template <typename Enum>
+struct FastEnum {
+    Enum value{};
+    static inline std::array<std::pair<PyObject*, Enum>, 2> members{};
+};
+
+// A contiguous view of a Python buffer. Made and destroyed with the GIL held; the bytes may be used without it.
+class BufferView {
+public:
+    explicit BufferView(const py::handle& object, bool writable = false) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
+            throw py::error_already_set();
+        }
+    }
+    BufferView(const BufferView&) = delete;
+    BufferView& operator=(const BufferView&) = delete;
+    ~BufferView() { PyBuffer_Release(&view_); }
+
+    [[nodiscard]] std::span<std::byte> bytes() const noexcept {
+        return {static_cast<std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+    }
+
+private:
+    Py_buffer view_{};
+};
 
 }  // namespace vmthaw::bindings
+
+namespace pybind11::detail {
+
+template <typename Enum>
+struct fast_enum_caster {
+    using Fast = vmthaw::bindings::FastEnum<Enum>;
+    bool load(handle source, bool /*convert*/) {
+        for (const auto& [member, number] : Fast::members) {
+            if (source.ptr() == member) {
+                value.value = number;
+                return true;
+            }
+        }
+        return false;
+    }
+    operator Fast&() { return value; }   // NOLINT(google-explicit-constructor): pybind11 asks for it
+    operator Fast*() { return &value; }  // NOLINT(google-explicit-constructor)
+    template <typename T>
+    using cast_op_type = pybind11::detail::cast_op_type<T>;
+    Fast value;
+};
+template <>
+struct type_caster<vmthaw::bindings::FastEnum<vmthaw::ExitProfile>> : fast_enum_caster<vmthaw::ExitProfile> {
+    static constexpr auto name = const_name("ExitProfile");
+};
+template <>
+struct type_caster<vmthaw::bindings::FastEnum<vmthaw::GuestArch>> : fast_enum_caster<vmthaw::GuestArch> {
+    static constexpr auto name = const_name("GuestArch");
+};
+
+}  // namespace pybind11::detail

@@ -20,6 +20,7 @@
 #include "bindings/exit.hpp"
 #include "bindings/machine_values.hpp"
 #include "bindings/wait.hpp"
+#include "machine/exit_registers.hpp"
 #include "machine/snapshot/memory_file.hpp"
 #include "machine/snapshot/snapshot.hpp"
 
@@ -44,7 +45,8 @@ ExitObject run(const MachinePointer& self, std::size_t vcpu, std::optional<doubl
     if (!done || !exit) {
         throw SystemError(ETIMEDOUT, "KVM_RUN", "the guest ran on without an exit");
     }
-    return keep_exit(*exit, self->vcpu(vcpu).run_bytes());
+    keep_registers(self->vcpu(vcpu), *exit);
+    return keep_exit(*exit, self->vcpu(vcpu), py::cast(self));
 }
 
 py::dict to_dict(const Report& report) {

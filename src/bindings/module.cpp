@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, module) {
     register_handover(module);
     register_trace(module);  // adds to the PagerSession of the line above
     register_testing(module);
+    register_exit_classifier(module);  // ExitAction, which Exit has
     register_exit(module);
     register_vcpu(module);
     register_kvm(module);

@@ -17,6 +17,7 @@
 #include "bindings/exit.hpp"
 #include "bindings/wait.hpp"
 #include "kvm/kvm.hpp"
+#include "machine/exit_registers.hpp"
 #include "machine/run_timer.hpp"
 
 namespace vmthaw::bindings {
@@ -46,7 +47,8 @@ ExitObject run(Vcpu& self, std::optional<double> timeout) {
     if (!done) {
         throw SystemError(ETIMEDOUT, "KVM_RUN", "the guest ran on without an exit");
     }
-    return keep_exit(exit, self.run_bytes());
+    keep_registers(self, exit);
+    return keep_exit(exit, self, py::cast(&self));
 }
 
 void answer(const Vcpu& self, const ExitObject& exit, const py::bytes& data) {

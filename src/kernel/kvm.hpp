@@ -21,6 +21,9 @@ inline constexpr std::uint32_t kKvmExitShutdown = 8;
 inline constexpr std::uint32_t kKvmExitFailEntry = 9;
 inline constexpr std::uint32_t kKvmExitInternalError = 17;
 inline constexpr std::uint32_t kKvmExitSystemEvent = 24;
+inline constexpr std::uint32_t kKvmExitHyperv = 27;
+inline constexpr std::uint32_t kKvmExitX86Rdmsr = 29;
+inline constexpr std::uint32_t kKvmExitX86Wrmsr = 30;
 inline constexpr std::uint32_t kKvmExitMemoryFault = 39;  // Linux 6.8
 inline constexpr std::uint32_t kKvmExitLast = 43;         // SNP_REQ_CERTS
 
@@ -70,12 +73,32 @@ inline constexpr const char* kKvmExitNames[kKvmExitLast + 1] = {"UNKNOWN",
                                                                 "ARM_LDST64B",
                                                                 "SNP_REQ_CERTS"};
 
+// Types of KVM_EXIT_SYSTEM_EVENT.
+inline constexpr std::uint32_t kKvmSystemEventShutdown = 1;
+inline constexpr std::uint32_t kKvmSystemEventReset = 2;
+inline constexpr std::uint32_t kKvmSystemEventCrash = 3;
+inline constexpr std::uint32_t kKvmSystemEventWakeup = 4;
+inline constexpr std::uint32_t kKvmSystemEventSuspend = 5;
+inline constexpr std::uint32_t kKvmSystemEventSevTerm = 6;
+inline constexpr std::uint32_t kKvmSystemEventTdxFatal = 7;
+
+// Sub-errors of KVM_EXIT_INTERNAL_ERROR.
+inline constexpr std::uint32_t kKvmInternalErrorEmulation = 1;
+inline constexpr std::uint32_t kKvmInternalErrorSimultaneousException = 2;
+inline constexpr std::uint32_t kKvmInternalErrorDeliveryEvent = 3;
+inline constexpr std::uint32_t kKvmInternalErrorUnexpectedExitReason = 4;
+
 // struct kvm_run: byte offsets of what x86-64 and aarch64 have in common.
 inline constexpr std::size_t kKvmRunImmediateExit = 1;
 inline constexpr std::size_t kKvmRunExitReason = 8;
 inline constexpr std::size_t kKvmRunFlags = 14;
+inline constexpr std::size_t kKvmRunCr8 = 16;
 inline constexpr std::size_t kKvmRunPayload = 32;
 inline constexpr std::size_t kKvmRunPayloadBytes = 256;
+// x86-64: which register classes the last exit left behind (bit 0: general), and struct kvm_sync_regs.
+inline constexpr std::size_t kKvmRunValidRegs = kKvmRunPayload + kKvmRunPayloadBytes;
+inline constexpr std::size_t kKvmRunSyncRegs = kKvmRunValidRegs + 16;
+inline constexpr std::uint64_t kKvmSyncX86Regs = 1;
 
 // Payloads (the union of struct kvm_run), as both kernels lay them out.
 struct KvmRunIo {
@@ -130,12 +153,19 @@ struct KvmRunHypercall {
     std::uint64_t nr;
     std::uint64_t args[6];
     std::uint64_t ret;
-    std::uint32_t longmode;
-    std::uint32_t pad;
+    std::uint64_t flags;  // older kernels, x86-64: u32 longmode
+};
+struct KvmRunMsr {
+    std::uint8_t error;  // from user space: inject #GP
+    std::uint8_t pad[7];
+    std::uint32_t reason;
+    std::uint32_t index;
+    std::uint64_t data;
 };
 static_assert(sizeof(KvmRunIo) == 16 && sizeof(KvmRunMmio) == 24 && sizeof(KvmRunFailEntry) == 16);
 static_assert(sizeof(KvmRunInternalError) == 136 && sizeof(KvmRunSystemEvent) == 136);
 static_assert(sizeof(KvmRunDebugX86) == 32 && sizeof(KvmRunDebugAarch64) == 16 && sizeof(KvmRunMemoryFault) == 24);
+static_assert(sizeof(KvmRunHypercall) == 72 && sizeof(KvmRunMsr) == 24);
 
 // Requests whose structures end in a flexible array. C++ counts the empty structure that __DECLARE_FLEX_ARRAY puts
 // before the array, so that <linux/kvm.h> gives C++ other sizes, other places of the array and other request numbers

@@ -31,6 +31,7 @@ Vcpu::Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes)
 }
 
 RunResult Vcpu::run() noexcept {
+    ++runs_;
     const int result = ::ioctl(fd_.get(), KVM_RUN, 0);
     return {result, result < 0 ? errno : 0};
 }

@@ -28,6 +28,8 @@ public:
     // KVM_RUN, once. EINTR and EAGAIN mean "again"; after an error the mapping's exit reason is an old one, unless it
     // is MEMORY_FAULT (decode_exit knows).
     [[nodiscard]] RunResult run() noexcept;
+    // How often run() was called: tells whether the mapping still holds an exit. The running thread's.
+    [[nodiscard]] std::uint64_t runs() const noexcept { return runs_; }
     // While true, run() comes back with EINTR as soon as the guest would go on. Any thread, also a signal handler.
     void set_immediate_exit(bool value) noexcept;
     [[nodiscard]] bool immediate_exit() const noexcept;
@@ -76,6 +78,7 @@ private:
     UniqueFd fd_;
     Mapping mapping_;
     std::size_t xsave_bytes_ = 0;
+    std::uint64_t runs_ = 0;
 };
 
 }  // namespace vmthaw

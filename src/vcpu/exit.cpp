@@ -2,16 +2,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <system_error>
 
 namespace vmthaw {
 namespace {
 
 using Bytes = std::span<const std::byte>;
 
-constexpr std::uint32_t kEmulationFailure = 1;     // KVM_INTERNAL_ERROR_EMULATION
 constexpr std::uint64_t kHasInstructionBytes = 1;  // KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
 
 // JUSTIFICATION: the mapping is shared with the kernel; each structure is copied out once and only the copy is used.
@@ -22,193 +19,185 @@ Layout take(Bytes run_bytes) noexcept {
     return layout;
 }
 
+// Payloads are made in place: the variant is large, and this is on every exit's way.
 template <typename Kept>
-Kept keep(Bytes run_bytes) noexcept {
-    Kept kept{};
+Kept& keep(Bytes run_bytes, ExitPayload& out) noexcept {
+    auto& kept = out.emplace<Kept>();
     std::memcpy(kept.bytes.data(), run_bytes.data() + kKvmRunPayload, kept.bytes.size());
     return kept;
 }
 
-MalformedExit malformed(Bytes run_bytes, const char* problem) noexcept {
-    auto exit = keep<MalformedExit>(run_bytes);
-    exit.problem = problem;
-    return exit;
+void malformed(Bytes run_bytes, const char* problem, ExitPayload& out) noexcept {
+    keep<MalformedExit>(run_bytes, out).problem = problem;
 }
 
-ExitPayload decode_io(Bytes run_bytes) noexcept {
+void decode_io(Bytes run_bytes, ExitPayload& out) noexcept {
     const auto io = take<KvmRunIo>(run_bytes);
     if (io.direction > 1) {
-        return malformed(run_bytes, "io.direction is neither in nor out");
+        return malformed(run_bytes, "io.direction is neither in nor out", out);
     }
     if (io.size != 1 && io.size != 2 && io.size != 4) {
-        return malformed(run_bytes, "io.size is not 1, 2 or 4");
+        return malformed(run_bytes, "io.size is not 1, 2 or 4", out);
     }
     if (io.count == 0) {
-        return malformed(run_bytes, "io.count is 0");
+        return malformed(run_bytes, "io.count is 0", out);
     }
     if (io.data_offset > run_bytes.size() || std::uint64_t{io.size} * io.count > run_bytes.size() - io.data_offset) {
-        return malformed(run_bytes, "io.data_offset and io.count leave the mapping");
+        return malformed(run_bytes, "io.data_offset and io.count leave the mapping", out);
     }
-    return IoExit{io.direction == 1, io.size, io.port, io.count, io.data_offset};
+    out = IoExit{io.direction == 1, io.size, io.port, io.count, io.data_offset};
 }
 
-ExitPayload decode_mmio(Bytes run_bytes) noexcept {
+void decode_mmio(Bytes run_bytes, ExitPayload& out) noexcept {
     const auto mmio = take<KvmRunMmio>(run_bytes);
-    if (mmio.len == 0 || mmio.len > sizeof mmio.data) {
-        return malformed(run_bytes, "mmio.len is not 1 to 8");
+    if (mmio.len > sizeof mmio.data) {
+        return malformed(run_bytes, "mmio.len is more than 8", out);
     }
     if (mmio.is_write > 1) {
-        return malformed(run_bytes, "mmio.is_write is neither 0 nor 1");
+        return malformed(run_bytes, "mmio.is_write is neither 0 nor 1", out);
     }
-    MmioExit exit{mmio.phys_addr, {}, static_cast<std::uint8_t>(mmio.len), mmio.is_write == 1};
+    auto& exit = out.emplace<MmioExit>();
+    exit.guest_address = mmio.phys_addr;
+    exit.size_bytes = static_cast<std::uint8_t>(mmio.len);
+    exit.is_write = mmio.is_write == 1;
     std::copy_n(mmio.data, mmio.len, exit.data.begin());
-    return exit;
 }
 
-ExitPayload decode_internal_error(Bytes run_bytes) noexcept {
+// What KVM_CAP_SYNC_REGS left in the mapping, if anything.
+void take_registers(GuestArch arch, Bytes run_bytes, InternalErrorExit& exit) noexcept {
+    std::uint64_t valid = 0;
+    constexpr std::size_t kEnd = kKvmRunSyncRegs + sizeof exit.registers;
+    if (arch != GuestArch::x86_64 || run_bytes.size() < kEnd) {
+        return;
+    }
+    std::memcpy(&valid, run_bytes.data() + kKvmRunValidRegs, sizeof valid);
+    if ((valid & kKvmSyncX86Regs) != 0) {
+        exit.has_registers = true;
+        std::memcpy(exit.registers.data(), run_bytes.data() + kKvmRunSyncRegs, sizeof exit.registers);
+    }
+}
+
+void decode_internal_error(GuestArch arch, Bytes run_bytes, ExitPayload& out) noexcept {
     const auto error = take<KvmRunInternalError>(run_bytes);
     if (error.ndata > std::size(error.data)) {
-        return malformed(run_bytes, "internal.ndata is more than 16");
+        return malformed(run_bytes, "internal.ndata is more than 16", out);
     }
-    InternalErrorExit exit{error.suberror, error.ndata, {}, 0, {}};
+    auto& exit = out.emplace<InternalErrorExit>();
+    exit.suberror = error.suberror;
+    exit.data_count = error.ndata;
     std::copy_n(error.data, error.ndata, exit.data.begin());
-    if (error.suberror == kEmulationFailure && error.ndata >= 3 && (error.data[0] & kHasInstructionBytes) != 0) {
+    if (error.suberror == kKvmInternalErrorEmulation && error.ndata >= 3 &&
+        (error.data[0] & kHasInstructionBytes) != 0) {
         std::array<std::uint8_t, 16> field{};  // u8 size, 15 bytes
         std::memcpy(field.data(), &error.data[1], field.size());
         exit.instruction_size = std::min<std::uint8_t>(field[0], 15);
         std::copy_n(field.begin() + 1, exit.instruction_size, exit.instruction.begin());
     }
-    return exit;
+    take_registers(arch, run_bytes, exit);
 }
 
-ExitPayload decode_system_event(Bytes run_bytes) noexcept {
+void decode_system_event(Bytes run_bytes, ExitPayload& out) noexcept {
     const auto event = take<KvmRunSystemEvent>(run_bytes);
     if (event.ndata > std::size(event.data)) {
-        return malformed(run_bytes, "system_event.ndata is more than 16");
+        return malformed(run_bytes, "system_event.ndata is more than 16", out);
     }
-    SystemEventExit exit{event.type, event.ndata, {}};
+    auto& exit = out.emplace<SystemEventExit>();
+    exit.type = event.type;
+    exit.data_count = event.ndata;
     std::copy_n(event.data, event.ndata, exit.data.begin());
-    return exit;
 }
 
-ExitPayload decode_debug(GuestArch arch, Bytes run_bytes) noexcept {
+void decode_debug(GuestArch arch, Bytes run_bytes, ExitPayload& out) noexcept {
     if (arch == GuestArch::x86_64) {
         const auto debug = take<KvmRunDebugX86>(run_bytes);
-        return DebugExit{debug.exception, debug.pc, debug.dr6, debug.dr7, 0, 0};
+        out = DebugExit{debug.exception, debug.pc, debug.dr6, debug.dr7, 0, 0};
+        return;
     }
     const auto debug = take<KvmRunDebugAarch64>(run_bytes);
-    return DebugExit{0, 0, 0, 0, std::uint64_t{debug.hsr_high} << 32U | debug.hsr, debug.far};
+    out = DebugExit{0, 0, 0, 0, std::uint64_t{debug.hsr_high} << 32U | debug.hsr, debug.far};
 }
 
-ExitPayload decode_payload(GuestArch arch, std::uint32_t reason, Bytes run_bytes) noexcept {
+void decode_hypercall(Bytes run_bytes, ExitPayload& out) noexcept {
+    const auto call = take<KvmRunHypercall>(run_bytes);
+    auto& exit = out.emplace<HypercallExit>();
+    exit.number = call.nr;
+    std::copy_n(call.args, exit.arguments.size(), exit.arguments.begin());
+    exit.result = call.ret;
+    exit.flags = call.flags;
+}
+
+void decode_msr(std::uint32_t reason, Bytes run_bytes, ExitPayload& out) noexcept {
+    const auto msr = take<KvmRunMsr>(run_bytes);
+    out = MsrExit{reason == kKvmExitX86Wrmsr, msr.index, msr.data, msr.reason};
+}
+
+// Reasons whose payload is a list of numbers, and those that nobody knows.
+void decode_other(std::uint32_t reason, Bytes run_bytes, ExitPayload& out) noexcept {
+    const auto fields = exit_fields(reason, run_bytes);
+    if (!fields) {
+        keep<UnknownExit>(run_bytes, out);
+    } else if (fields->empty()) {
+        out.emplace<PlainExit>();
+    } else {
+        auto& exit = out.emplace<FieldsExit>();
+        exit.fields = *fields;
+        std::memcpy(exit.bytes.data(), run_bytes.data(), exit.bytes.size());
+    }
+}
+
+void decode_payload(GuestArch arch, std::uint32_t reason, Bytes run_bytes, ExitPayload& out) noexcept {
     switch (reason) {
         case kKvmExitIo:
-            return decode_io(run_bytes);
+            return decode_io(run_bytes, out);
         case kKvmExitMmio:
-            return decode_mmio(run_bytes);
+            return decode_mmio(run_bytes, out);
         case kKvmExitHlt:
         case kKvmExitShutdown:
-            return PlainExit{};
+            out.emplace<PlainExit>();
+            return;
         case kKvmExitFailEntry: {
             const auto fail = take<KvmRunFailEntry>(run_bytes);
-            return FailEntryExit{fail.hardware_entry_failure_reason, fail.cpu};
+            out = FailEntryExit{fail.hardware_entry_failure_reason, fail.cpu};
+            return;
         }
         case kKvmExitInternalError:
-            return decode_internal_error(run_bytes);
+            return decode_internal_error(arch, run_bytes, out);
         case kKvmExitSystemEvent:
-            return decode_system_event(run_bytes);
+            return decode_system_event(run_bytes, out);
         case kKvmExitDebug:
-            return decode_debug(arch, run_bytes);
+            return decode_debug(arch, run_bytes, out);
         case kKvmExitMemoryFault: {
             const auto fault = take<KvmRunMemoryFault>(run_bytes);
-            return MemoryFaultExit{fault.flags, fault.gpa, fault.size};
+            out = MemoryFaultExit{fault.flags, fault.gpa, fault.size};
+            return;
         }
         case kKvmExitException: {
             const auto exception = take<KvmRunException>(run_bytes);
-            return ExceptionExit{exception.exception, exception.error_code};
+            out = ExceptionExit{exception.exception, exception.error_code};
+            return;
         }
-        case kKvmExitHypercall: {
-            const auto call = take<KvmRunHypercall>(run_bytes);
-            HypercallExit exit{call.nr, {}};
-            std::copy_n(call.args, exit.arguments.size(), exit.arguments.begin());
-            return exit;
-        }
+        case kKvmExitHypercall:
+            return decode_hypercall(run_bytes, out);
+        case kKvmExitX86Rdmsr:
+        case kKvmExitX86Wrmsr:
+            return decode_msr(reason, run_bytes, out);
         default:
-            return keep<UnknownExit>(run_bytes);
+            return decode_other(reason, run_bytes, out);
     }
 }
-
-template <typename... Values>
-std::string format(const char* pattern, Values... values) {
-    std::array<char, 256> text{};
-    std::snprintf(text.data(), text.size(), pattern, values...);
-    return text.data();
-}
-
-struct Describer {
-    std::string operator()(const PlainExit&) const { return ""; }
-    std::string operator()(const IoExit& io) const {
-        return format(" %s port 0x%x, %u x %u bytes", io.is_write ? "out" : "in", unsigned{io.port}, io.count,
-                      unsigned{io.size_bytes});
-    }
-    std::string operator()(const MmioExit& mmio) const {
-        return format(" %s of %u bytes at guest 0x%llx", mmio.is_write ? "write" : "read", unsigned{mmio.size_bytes},
-                      static_cast<unsigned long long>(mmio.guest_address));
-    }
-    std::string operator()(const FailEntryExit& fail) const {
-        return format(": hardware reason 0x%llx on processor %u", static_cast<unsigned long long>(fail.hardware_reason),
-                      fail.cpu);
-    }
-    std::string operator()(const InternalErrorExit& error) const {
-        std::string text = format(": sub-error %u", error.suberror);
-        for (std::uint32_t i = 0; i < error.instruction_size; ++i) {
-            text += format(i == 0 ? ", instruction %02x" : " %02x", unsigned{error.instruction[i]});
-        }
-        return text;
-    }
-    std::string operator()(const SystemEventExit& event) const { return format(": type %u", event.type); }
-    std::string operator()(const DebugExit& debug) const {
-        return format(": exception %u, dr6 0x%llx, syndrome 0x%llx", debug.exception,
-                      static_cast<unsigned long long>(debug.dr6), static_cast<unsigned long long>(debug.syndrome));
-    }
-    std::string operator()(const MemoryFaultExit& fault) const {
-        return format(" at guest 0x%llx, %llu bytes, flags 0x%llx",
-                      static_cast<unsigned long long>(fault.guest_address),
-                      static_cast<unsigned long long>(fault.size_bytes), static_cast<unsigned long long>(fault.flags));
-    }
-    std::string operator()(const ExceptionExit& exception) const {
-        return format(": exception %u, error code 0x%x", exception.exception, exception.error_code);
-    }
-    std::string operator()(const HypercallExit& call) const {
-        return format(": number %llu", static_cast<unsigned long long>(call.number));
-    }
-    std::string operator()(const UnknownExit&) const { return " (not decoded)"; }
-    std::string operator()(const MalformedExit& exit) const { return std::string(" is malformed: ") + exit.problem; }
-};
 
 }  // namespace
 
-std::string_view exit_reason_name(std::uint32_t reason) noexcept {
-    return reason <= kKvmExitLast ? std::string_view(kKvmExitNames[reason]) : std::string_view();
+std::uint64_t FieldsExit::value(const ExitField& field, std::size_t index) const noexcept {
+    std::uint64_t number = 0;
+    const std::size_t place = field.offset + index * field.size_bytes;
+    if (index < field.count && place + field.size_bytes <= bytes.size()) {
+        std::memcpy(&number, bytes.data() + place, field.size_bytes);
+    }
+    return number;
 }
 
 bool Exit::is_interrupted() const noexcept { return result < 0 && (errno_value == EINTR || errno_value == EAGAIN); }
-
-std::string Exit::name() const {
-    if (!has_reason) {
-        return "error";
-    }
-    const std::string_view known = exit_reason_name(reason);
-    return known.empty() ? "reason " + std::to_string(reason) : std::string(known);
-}
-
-std::string Exit::describe() const {
-    std::string text = name() + std::visit(Describer{}, payload);
-    if (result < 0) {
-        text += " (KVM_RUN: " + std::generic_category().message(errno_value) + ")";
-    }
-    return text;
-}
 
 Exit decode_exit(GuestArch arch, int result, int errno_value, Bytes run_bytes) noexcept {
     Exit exit;
@@ -228,7 +217,7 @@ Exit decode_exit(GuestArch arch, int result, int errno_value, Bytes run_bytes) n
     }
     exit.has_reason = true;
     exit.reason = reason;
-    exit.payload = decode_payload(arch, reason, run_bytes);
+    decode_payload(arch, reason, run_bytes, exit.payload);
     return exit;
 }
 

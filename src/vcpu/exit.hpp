@@ -3,16 +3,32 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <variant>
 
 #include "kernel/kvm.hpp"
+#include "vcpu/exit_layout.hpp"
 
 namespace vmthaw {
 
 enum class GuestArch : std::uint8_t { x86_64, aarch64 };
+
+// What is to be done about an exit: nothing that is known here (the run loop decides), run on, end the VM in order, or
+// end it in disorder.
+enum class ExitActionKind : std::uint8_t { none, continue_, shutdown, fatal };
+struct ExitAction {
+    ExitActionKind kind = ExitActionKind::none;
+    // Of fatal: FAIL_ENTRY's hardware reason, INTERNAL_ERROR's sub-error, SYSTEM_EVENT's type, UNKNOWN's hardware
+    // reason, the errno of a KVM_RUN that failed, else the exit's number; or nothing.
+    std::optional<std::uint64_t> reason;
+
+    // "continue", "fatal(5)".
+    [[nodiscard]] std::string describe() const;
+    bool operator==(const ExitAction&) const = default;
+};
 
 // Payloads of exits. The names follow struct kvm_run; all are plain values.
 struct IoExit {
@@ -26,7 +42,7 @@ struct IoExit {
 struct MmioExit {
     std::uint64_t guest_address = 0;
     std::array<std::uint8_t, 8> data{};
-    std::uint8_t size_bytes = 0;  // 1 to 8
+    std::uint8_t size_bytes = 0;  // 0 to 8
     bool is_write = false;
 };
 struct FailEntryExit {
@@ -39,6 +55,10 @@ struct InternalErrorExit {
     std::array<std::uint64_t, 16> data{};
     std::uint8_t instruction_size = 0;  // of an emulation failure that says so, else 0
     std::array<std::uint8_t, 15> instruction{};
+    // RAX RBX RCX RDX RSI RDI RSP RBP R8 to R15 RIP RFLAGS, where struct kvm_run has them (KVM_CAP_SYNC_REGS) or
+    // somebody who has the vCPU filled them in.
+    bool has_registers = false;
+    std::array<std::uint64_t, 18> registers{};
 };
 struct SystemEventExit {
     std::uint32_t type = 0;
@@ -59,9 +79,22 @@ struct ExceptionExit {
 struct HypercallExit {
     std::uint64_t number = 0;
     std::array<std::uint64_t, 6> arguments{};
+    std::uint64_t result = 0;
+    std::uint64_t flags = 0;  // x86-64: bit 0 long mode; aarch64: bit 0 SMC, bit 1 a 16-bit instruction
+};
+struct MsrExit {
+    bool is_write = false;
+    std::uint32_t index = 0;
+    std::uint64_t value = 0;   // of a write
+    std::uint32_t reason = 0;  // bit 0: invalid, 1: unknown, 2: filtered
+};
+struct FieldsExit {  // numbers by name, at their places in the first bytes of struct kvm_run
+    std::span<const ExitField> fields;
+    std::array<std::byte, kKvmRunPayload + kKvmRunPayloadBytes> bytes{};
+    [[nodiscard]] std::uint64_t value(const ExitField& field, std::size_t index = 0) const noexcept;
 };
 struct PlainExit {};  // HLT, SHUTDOWN, ...: nothing beside the reason
-struct UnknownExit {  // a reason without a decoder here: the payload as it came
+struct UnknownExit {  // a number beyond what is known: the payload as it came
     std::array<std::byte, kKvmRunPayloadBytes> bytes{};
 };
 // KVM said what cannot be; `problem` says which field. The bytes were not followed.
@@ -69,8 +102,9 @@ struct MalformedExit {
     const char* problem = "";
     std::array<std::byte, kKvmRunPayloadBytes> bytes{};
 };
-using ExitPayload = std::variant<PlainExit, IoExit, MmioExit, FailEntryExit, InternalErrorExit, SystemEventExit,
-                                 DebugExit, MemoryFaultExit, ExceptionExit, HypercallExit, UnknownExit, MalformedExit>;
+using ExitPayload =
+    std::variant<PlainExit, IoExit, MmioExit, FailEntryExit, InternalErrorExit, SystemEventExit, DebugExit,
+                 MemoryFaultExit, ExceptionExit, HypercallExit, MsrExit, FieldsExit, UnknownExit, MalformedExit>;
 
 // What one KVM_RUN came to. `has_reason` is false when it failed: then the run bytes hold an old exit and were not
 // read.
@@ -79,6 +113,7 @@ struct Exit {
     int errno_value = 0;
     bool has_reason = false;
     std::uint32_t reason = 0;
+    ExitAction action;  // none unless classify_exit() made it
     ExitPayload payload;
 
     // EINTR or EAGAIN: run again.

@@ -7,11 +7,23 @@ import struct
 
 import pytest
 
-from vmthaw.kvm import Exit, GuestArch, decode_exit, exit_reason_name
+from tests.unit.vcpu.made import (
+    ARM,
+    FAIL_ENTRY,
+    HLT,
+    INTERNAL_ERROR,
+    IO,
+    MAPPING,
+    MEMORY_FAULT,
+    MMIO,
+    SHUTDOWN,
+    SYSTEM_EVENT,
+    X86,
+    run_bytes,
+)
+from vmthaw.vcpu import Exit, GuestArch, decode_exit, exit_reason_name
 
-MAPPING = 12288
-X86, ARM = GuestArch.x86_64, GuestArch.aarch64
-IO, DEBUG, HLT, MMIO, SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR, SYSTEM_EVENT, MEMORY_FAULT = 2, 4, 5, 6, 8, 9, 17, 24, 39
+DEBUG = 4
 
 # By number, from include/uapi/linux/kvm.h of Linux 6.18.
 NAMES = [
@@ -21,16 +33,6 @@ NAMES = [
     "X86_RDMSR", "X86_WRMSR", "DIRTY_RING_FULL", "AP_RESET_HOLD", "X86_BUS_LOCK", "XEN", "RISCV_SBI", "RISCV_CSR",
     "NOTIFY", "LOONGARCH_IOCSR", "MEMORY_FAULT", "TDX", "ARM_SEA", "ARM_LDST64B", "SNP_REQ_CERTS",
 ]  # fmt: skip
-
-
-def run_bytes(reason: int, payload: bytes = b"", *, at: dict[int, bytes] | None = None, size: int = MAPPING) -> bytes:
-    """A vCPU's mapping: struct kvm_run with this exit, and bytes at other places of it."""
-    mapping = bytearray(size)
-    struct.pack_into("<I", mapping, 8, reason)
-    mapping[32 : 32 + len(payload)] = payload
-    for place, data in (at or {}).items():
-        mapping[place : place + len(data)] = data
-    return bytes(mapping)
 
 
 def decode(reason: int, payload: bytes = b"", *, arch: GuestArch = X86, at: dict[int, bytes] | None = None) -> Exit:
@@ -95,10 +97,15 @@ def test_mmio_is_the_same_on_both_architectures(arch: GuestArch) -> None:
     assert read.fields["size_bytes"] == 8
 
 
-@pytest.mark.parametrize("length", [0, 9, 255, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [9, 255, 0xFFFFFFFF])
 def test_an_impossible_length_of_mmio_is_malformed(length: int) -> None:
     found = decode(MMIO, struct.pack("<Q8sIB", 0x1000, bytes(8), length, 0))
-    assert found.fields["problem"] == "mmio.len is not 1 to 8"
+    assert found.fields["problem"] == "mmio.len is more than 8"
+
+
+def test_an_mmio_access_of_no_bytes_is_empty() -> None:
+    found = decode(MMIO, struct.pack("<Q8sIB", 0x1000, b"old data", 0, 1))
+    assert found.fields == {"is_write": True, "guest_address": 0x1000, "size_bytes": 0, "data": b""}
 
 
 def test_mmio_is_a_read_or_a_write() -> None:
@@ -160,16 +167,98 @@ def test_debug_exits_differ_between_architectures() -> None:
 
 def test_exceptions_and_hypercalls_are_decoded() -> None:
     assert decode(1, struct.pack("<II", 14, 2)).fields == {"exception": 14, "error_code": 2}
-    assert decode(3, struct.pack("<Q6Q", 12, *range(6))).fields == {"number": 12, "arguments": list(range(6))}
+    call = decode(3, struct.pack("<Q6QQQ", 12, *range(6), 77, 3), arch=ARM)
+    assert call.fields == {"number": 12, "arguments": list(range(6)), "result": 77, "flags": 3}
 
 
-@pytest.mark.parametrize("number", [0, 7, 29, 42, 44, 77, 0xFFFFFFFF])
-def test_reasons_without_a_decoder_survive_with_their_bytes(number: int) -> None:
+@pytest.mark.parametrize(("number", "is_write"), [(29, False), (30, True)])
+def test_model_specific_registers_have_index_value_and_reason(number: int, is_write: bool) -> None:
+    found = decode(number, struct.pack("<B7xIIQ", 0, 4, 0xC0000082, 0x1234))
+    assert found.fields == {"is_write": is_write, "index": 0xC0000082, "value": 0x1234, "reason": 4}
+    assert ("register 0xc0000082 := 0x1234" in repr(found)) == is_write
+
+
+# Reason, its payload by the layout of include/uapi/linux/kvm.h, and what comes of it.
+NUMBERS: list[tuple[int, bytes, dict[str, object]]] = [
+    (0, struct.pack("<Q", 0x33), {"hardware_exit_reason": 0x33}),
+    (7, b"x" * 256, {}),
+    (10, b"x" * 256, {}),
+    (12, struct.pack("<QI", 0xFFFF800000001234, 1), {"instruction_pointer": 0xFFFF800000001234, "is_write": 1}),
+    (13, struct.pack("<BxHI", 4, 0xB2, 0x1234567), {"icptcode": 4, "ipa": 0xB2, "ipb": 0x1234567}),
+    (14, struct.pack("<Q", 9), {"flags": 9}),
+    (15, struct.pack("<IIB", 1, 2, 1), {"dcrn": 1, "data": 2, "is_write": 1}),
+    (16, b"x" * 256, {}),
+    (18, struct.pack("<32Q", *range(32)), {"gprs": list(range(32))}),
+    (19, struct.pack("<11Q", 1, 2, *range(9)), {"number": 1, "result": 2, "arguments": list(range(9))}),
+    (20, struct.pack("<QI", 1, 2), {"trans_exc_code": 1, "pgm_code": 2}),
+    (21, b"x" * 256, {}),
+    (22, struct.pack("<HHIIIB", 1, 2, 3, 4, 5, 6),
+     {"subchannel_id": 1, "subchannel_nr": 2, "io_int_parm": 3, "io_int_word": 4, "ipb": 5, "dequeued": 6}),
+    (23, struct.pack("<I", 7), {"epr": 7}),
+    (25, struct.pack("<QBBBBH", 1 << 40, 2, 99, 3, 4, 5),
+     {"guest_address": 1 << 40, "ar": 2, "fc": 3, "sel1": 4, "sel2": 5}),
+    (26, struct.pack("<B", 0x31), {"vector": 0x31}),
+    (27, struct.pack("<IIIIQQQ", 1, 0, 0x40000080, 0, 2, 3, 4),
+     {"type": 1, "msr": 0x40000080, "control": 2, "event_page": 3, "message_page": 4}),
+    (27, struct.pack("<II4Q", 2, 0, 1, 2, 3, 4), {"type": 2, "input": 1, "result": 2, "params": [3, 4]}),
+    (27, struct.pack("<IIIIQQQQQ", 3, 0, 0x400000F1, 0, 1, 2, 3, 4, 5),
+     {"type": 3, "msr": 0x400000F1, "control": 1, "status": 2, "send_page": 3, "receive_page": 4, "pending_page": 5}),
+    (27, struct.pack("<II6Q", 9, 0, *range(6)), {"type": 9, "words": list(range(6))}),
+    (28, struct.pack("<QQ", 0x92000046, 0x9000000), {"esr_iss": 0x92000046, "guest_address": 0x9000000}),
+    (31, b"x" * 256, {}),
+    (32, b"x" * 256, {}),
+    (34, struct.pack("<I4xIIQQ6Q", 1, 1, 3, 29, 0, *range(6)),
+     {"type": 1, "long_mode": 1, "cpl": 3, "input": 29, "result": 0, "params": list(range(6))}),
+    (35, struct.pack("<10Q", 1, 2, *range(6), 3, 4),
+     {"extension_id": 1, "function_id": 2, "arguments": list(range(6)), "result": [3, 4]}),
+    (36, struct.pack("<4Q", 1, 2, 3, 4), {"number": 1, "new_value": 2, "write_mask": 3, "result": 4}),
+    (37, struct.pack("<I", 1), {"flags": 1}),
+    (38, struct.pack("<Q8sIB", 5, b"abcdefgh", 4, 1),
+     {"guest_address": 5, "data": list(b"abcdefgh"), "size_bytes": 4, "is_write": 1}),
+    (40, struct.pack("<8Q", 1, 2, 3, *range(5)), {"flags": 1, "number": 2, "result": 3, "data": list(range(5))}),
+    (41, struct.pack("<4Q", 1, 2, 3, 4), {"flags": 1, "syndrome": 2, "guest_virtual_address": 3, "guest_address": 4}),
+    (42, struct.pack("<QQ", 1, 2), {"esr_iss": 1, "guest_address": 2}),
+    (43, struct.pack("<3Q", 1 << 32, 4, 5), {"guest_address": 1 << 32, "pages": 4, "result": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "payload", "fields"), NUMBERS, ids=lambda value: value if isinstance(value, int) else ""
+)
+def test_every_other_reason_has_its_numbers(number: int, payload: bytes, fields: dict[str, object]) -> None:
+    found = decode(number, payload)
+    assert (found.reason, found.name, found.fields) == (number, NAMES[number], fields)
+
+
+def test_every_known_reason_has_a_decoder() -> None:
+    for number in range(len(NAMES)):
+        payload = struct.pack("<BBHIQ", 0, 1, 0, 1, 4096) if number == IO else b""
+        assert "bytes" not in decode(number, payload).fields, NAMES[number]
+
+
+def test_a_bus_lock_and_a_set_tpr_lie_in_the_header() -> None:
+    assert decode(33, at={14: b"\x02\x00"}).fields == {"flags": 2}
+    assert decode(11, at={16: struct.pack("<Q", 0xB)}).fields == {"cr8": 0xB}
+
+
+@pytest.mark.parametrize("number", [44, 77, 0xFFFFFFFF])
+def test_numbers_that_nobody_knows_survive_with_their_bytes(number: int) -> None:
     payload = bytes(range(256))
     found = decode(number, payload)
-    assert found.reason == number
-    assert found.fields == {"bytes": payload}
-    assert found.name == (NAMES[number] if number < len(NAMES) else f"reason {number}")
+    assert (found.reason, found.name, found.fields) == (number, f"reason {number}", {"bytes": payload})
+
+
+def test_an_internal_error_keeps_registers_that_the_mapping_has() -> None:
+    registers = struct.pack("<18Q", *range(100, 118))
+    synced = {288: struct.pack("<Q", 1), 304: registers}
+    found = decode(INTERNAL_ERROR, struct.pack("<II", 1, 0), at=synced)
+    assert found.fields["registers"]["rax"] == 100
+    assert (found.fields["registers"]["rip"], found.fields["registers"]["rflags"]) == (116, 117)
+    assert "rip 0x74" in repr(found)
+    assert decode(INTERNAL_ERROR, struct.pack("<II", 1, 0), at={304: registers}).fields["registers"] is None
+    assert decode(INTERNAL_ERROR, struct.pack("<II", 1, 0), at=synced, arch=ARM).fields["registers"] is None
+    short = decode_exit(X86, 0, 0, run_bytes(INTERNAL_ERROR, struct.pack("<II", 1, 0), at={288: b"\x01"}, size=296))
+    assert short.fields["registers"] is None
 
 
 @pytest.mark.parametrize("error", [errno.EINTR, errno.EAGAIN])
