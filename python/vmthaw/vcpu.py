@@ -3,13 +3,16 @@
 Nothing here needs KVM, and the exits of either architecture are decoded on any host::
 
     exit = classify_exit(ExitProfile.strict, GuestArch.x86_64, result, errno, mapping)
-    if exit.action.kind is ExitActionKind.fatal:
-        raise SystemExit(f"{exit!r}: {exit.action}")
+    if exit.action.kind is ExitActionKind.continue_:
+        dispatcher.handle(exit, mapping)
+
+`Dispatcher` does what the classifier decides: it feeds devices (`vmthaw.devices`) and answers the guest.
 """
 
 from __future__ import annotations
 
 from vmthaw._core import (
+    Dispatcher,
     Exit,
     ExitAction,
     ExitActionKind,
@@ -21,6 +24,7 @@ from vmthaw._core import (
 )
 
 __all__ = [
+    "Dispatcher",
     "Exit",
     "ExitAction",
     "ExitActionKind",

@@ -16,6 +16,9 @@ PYBIND11_MODULE(_core, module) {
     register_testing(module);
     register_exit_classifier(module);  // ExitAction, which Exit has
     register_exit(module);
+    register_devices(module);
+    register_virtio_mmio(module);
+    register_dispatcher(module);
     register_vcpu(module);
     register_kvm(module);
     register_guest_memory(module);

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "machine/buses.hpp"
+#include "vcpu/exit_classifier.hpp"
+
+namespace vmthaw {
+
+// Does what the classifier decides: feeds devices and writes what they answer into the vCPU's mapping, where the next
+// KVM_RUN takes it. Any number of vCPU threads at once, without a lock; owns the buses together with others, and seals
+// them. handle() never throws, never allocates and never takes the GIL (a device written in Python does, for its own
+// windows).
+class Dispatcher {
+public:
+    Dispatcher(ExitProfile profile, std::shared_ptr<Buses> buses);
+
+    // `run_bytes` is the mapping that `exit` was decoded from. Nothing is read or written outside of it: a port access
+    // that does not fit into it is fatal. When a device failed the action is fatal without a reason, and `failed`, if
+    // given, is that device's window.
+    [[nodiscard]] ExitAction handle(const Exit& exit, std::span<std::byte> run_bytes,
+                                    const BusWindow** failed = nullptr) const noexcept;
+
+    [[nodiscard]] ExitProfile profile() const noexcept { return profile_; }
+    [[nodiscard]] const std::shared_ptr<Buses>& buses() const noexcept { return buses_; }
+
+private:
+    using Bytes = std::span<std::uint8_t>;
+
+    [[nodiscard]] const BusWindow* find(const Bus& bus, std::uint64_t address, std::uint64_t size) const noexcept;
+    // Gives the window of a device that failed, or null.
+    [[nodiscard]] const BusWindow* port_access(const IoExit& io, Bytes data, bool is_reset) const noexcept;
+    [[nodiscard]] const BusWindow* port_element(const IoExit& io, const BusWindow* window,
+                                                Bytes element) const noexcept;
+    [[nodiscard]] const BusWindow* mmio_access(const MmioExit& mmio, std::span<std::byte> run_bytes) const noexcept;
+
+    ExitProfile profile_;
+    std::shared_ptr<Buses> buses_;
+};
+
+}  // namespace vmthaw
