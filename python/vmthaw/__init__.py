@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vmthaw._version import __version__
 
 if TYPE_CHECKING:
+    from vmthaw.devices import Buses, Serial
     from vmthaw.kvm import Exit, GuestArch, GuestMemory, Kvm, Vcpu, Vm, decode_exit
     from vmthaw.machine import GuestReport, Machine, VmmProcess, Workload
     from vmthaw.pager import (
@@ -54,13 +55,19 @@ if TYPE_CHECKING:
         register_regions,
         unregister_regions,
     )
+    from vmthaw.vcpu import Dispatcher, ExitAction, ExitActionKind, ExitProfile, classify_exit
     from vmthaw.working_set import WorkingSet
 
 # Public name: the module that has it, imported when the name is first used.
 _HOMES = {
+    "Buses": "vmthaw.devices",
     "DetachedSession": "vmthaw.server",
+    "Dispatcher": "vmthaw.vcpu",
     "EndReason": "vmthaw.pager",
     "Exit": "vmthaw.kvm",
+    "ExitAction": "vmthaw.vcpu",
+    "ExitActionKind": "vmthaw.vcpu",
+    "ExitProfile": "vmthaw.vcpu",
     "ExtentKind": "vmthaw.source",
     "Failure": "vmthaw.server",
     "FailurePolicy": "vmthaw.pager",
@@ -89,6 +96,7 @@ _HOMES = {
     "PrewarmList": "vmthaw.pager",
     "PythonSource": "vmthaw.source",
     "Region": "vmthaw.pager",
+    "Serial": "vmthaw.devices",
     "ServerTotals": "vmthaw.server",
     "SessionEvent": "vmthaw.server",
     "SessionEventKind": "vmthaw.pager",
@@ -104,15 +112,21 @@ _HOMES = {
     "WorkingSetMode": "vmthaw.pager",
     "Workload": "vmthaw.machine",
     "ZeroSource": "vmthaw.source",
+    "classify_exit": "vmthaw.vcpu",
     "decode_exit": "vmthaw.kvm",
     "register_regions": "vmthaw.userfaultfd",
     "unregister_regions": "vmthaw.userfaultfd",
 }
 
 __all__ = [
+    "Buses",
     "DetachedSession",
+    "Dispatcher",
     "EndReason",
     "Exit",
+    "ExitAction",
+    "ExitActionKind",
+    "ExitProfile",
     "ExtentKind",
     "Failure",
     "FailurePolicy",
@@ -141,6 +155,7 @@ __all__ = [
     "PrewarmList",
     "PythonSource",
     "Region",
+    "Serial",
     "ServerTotals",
     "SessionEvent",
     "SessionEventKind",
@@ -157,6 +172,7 @@ __all__ = [
     "Workload",
     "ZeroSource",
     "__version__",
+    "classify_exit",
     "decode_exit",
     "register_regions",
     "unregister_regions",

@@ -27,7 +27,8 @@ std::size_t checked(std::size_t bytes, const char* what) {
 
 }  // namespace
 
-OutputBuffer::OutputBuffer(std::size_t capacity_bytes) : bytes_(checked(capacity_bytes, "the capacity")) {}
+OutputBuffer::OutputBuffer(std::size_t capacity_bytes)
+    : capacity_(checked(capacity_bytes, "the capacity")), bytes_(new std::uint8_t[capacity_]) {}
 
 void OutputBuffer::write(std::span<const std::uint8_t> data) noexcept {
     if (guard_.inherited() || data.empty()) {
@@ -38,21 +39,21 @@ void OutputBuffer::write(std::span<const std::uint8_t> data) noexcept {
         dropped_ += data.size();
         return;
     }
-    if (data.size() > bytes_.size()) {
-        dropped_ += data.size() - bytes_.size();
-        data = data.last(bytes_.size());
+    if (data.size() > capacity_) {
+        dropped_ += data.size() - capacity_;
+        data = data.last(capacity_);
     }
-    const std::size_t room = bytes_.size() - used_;
+    const std::size_t room = capacity_ - used_;
     if (data.size() > room) {
         const std::size_t lost = data.size() - room;
-        first_ = (first_ + lost) % bytes_.size();
+        first_ = (first_ + lost) % capacity_;
         used_ -= lost;
         dropped_ += lost;
     }
-    const std::size_t start = (first_ + used_) % bytes_.size();
-    const std::size_t head = std::min(data.size(), bytes_.size() - start);
-    std::memcpy(bytes_.data() + start, data.data(), head);
-    std::memcpy(bytes_.data(), data.data() + head, data.size() - head);
+    const std::size_t start = (first_ + used_) % capacity_;
+    const std::size_t head = std::min(data.size(), capacity_ - start);
+    std::memcpy(bytes_.get() + start, data.data(), head);
+    std::memcpy(bytes_.get(), data.data() + head, data.size() - head);
     used_ += data.size();
     arrived_.notify_all();
 }
@@ -61,11 +62,11 @@ std::vector<std::uint8_t> OutputBuffer::take(std::size_t limit) {
     guard_.check("OutputBuffer");
     const std::lock_guard lock(mutex_);
     std::vector<std::uint8_t> out(std::min(limit, used_));
-    const std::size_t head = std::min(out.size(), bytes_.size() - first_);
-    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first_), head, out.begin());
-    std::copy_n(bytes_.begin(), out.size() - head, out.begin() + static_cast<std::ptrdiff_t>(head));
-    first_ = (first_ + out.size()) % bytes_.size();
+    const std::size_t head = std::min(out.size(), capacity_ - first_);
+    std::copy_n(bytes_.get() + first_, head, out.begin());
+    std::copy_n(bytes_.get(), out.size() - head, out.begin() + static_cast<std::ptrdiff_t>(head));
     used_ -= out.size();
+    first_ = used_ == 0 ? 0 : (first_ + out.size()) % capacity_;
     return out;
 }
 
@@ -103,7 +104,7 @@ std::uint64_t OutputBuffer::dropped_bytes() const {
 }
 
 DescriptorSink::DescriptorSink(UniqueFd fd, std::size_t backlog_bytes)
-    : fd_(std::move(fd)), backlog_(checked(backlog_bytes, "the backlog")) {}
+    : fd_(std::move(fd)), capacity_(checked(backlog_bytes, "the backlog")), backlog_(new std::uint8_t[capacity_]) {}
 
 DescriptorSink::~DescriptorSink() { flush(); }
 
@@ -128,9 +129,11 @@ std::size_t DescriptorSink::write_now(std::span<const std::uint8_t> data) noexce
 }
 
 void DescriptorSink::flush_backlog() noexcept {
-    const std::size_t done = write_now(std::span(backlog_).first(used_));
-    std::memmove(backlog_.data(), backlog_.data() + done, used_ - done);
-    used_ -= done;
+    const std::size_t done = write_now({backlog_.get(), used_});
+    if (done > 0) {
+        std::memmove(backlog_.get(), backlog_.get() + done, used_ - done);
+        used_ -= done;
+    }
     if (errno_ != 0) {
         dropped_ += used_;
         used_ = 0;
@@ -146,8 +149,8 @@ void DescriptorSink::write(std::span<const std::uint8_t> data) noexcept {
     if (used_ == 0) {
         data = data.subspan(write_now(data));
     }
-    const std::size_t kept = errno_ == 0 ? std::min(data.size(), backlog_.size() - used_) : 0;
-    std::copy_n(data.begin(), kept, backlog_.begin() + static_cast<std::ptrdiff_t>(used_));
+    const std::size_t kept = errno_ == 0 ? std::min(data.size(), capacity_ - used_) : 0;
+    std::copy_n(data.begin(), kept, backlog_.get() + used_);
     used_ += kept;
     dropped_ += data.size() - kept;
 }

@@ -41,13 +41,14 @@ public:
     [[nodiscard]] bool is_closed() const;
     [[nodiscard]] std::size_t size_bytes() const;
     [[nodiscard]] std::uint64_t dropped_bytes() const;
-    [[nodiscard]] std::size_t capacity_bytes() const noexcept { return bytes_.size(); }
+    [[nodiscard]] std::size_t capacity_bytes() const noexcept { return capacity_; }
 
 private:
     ForkGuard guard_;
     mutable std::mutex mutex_;
     std::condition_variable arrived_;
-    std::vector<std::uint8_t> bytes_;
+    std::size_t capacity_;
+    std::unique_ptr<std::uint8_t[]> bytes_;  // not cleared: a console that says little costs little memory
     std::size_t first_ = 0;
     std::size_t used_ = 0;
     std::uint64_t dropped_ = 0;
@@ -86,7 +87,8 @@ private:
     ForkGuard guard_;
     mutable std::mutex mutex_;
     UniqueFd fd_;
-    std::vector<std::uint8_t> backlog_;  // its storage is never enlarged
+    std::size_t capacity_;
+    std::unique_ptr<std::uint8_t[]> backlog_;
     std::size_t used_ = 0;
     std::uint64_t dropped_ = 0;
     int errno_ = 0;

@@ -23,7 +23,8 @@ inline constexpr std::uint32_t kVirtioNet = 1, kVirtioBlock = 2, kVirtioConsole 
 inline constexpr std::size_t kVirtioMostQueues = 16;
 
 // What a virtio window stands for. device_id(), features() and queue_count() never change. The rest is called by vCPU
-// threads, without any lock of the window's; offsets and sizes are hostile.
+// threads, without any lock of the window's: several at once and in any order, if the guest wants that; offsets and
+// sizes are hostile.
 class VirtioBackend {
 public:
     VirtioBackend() = default;

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.bench import TIMEOUT, Bench, Case, Sample, percentiles, touch, with_counters
+from tests.benchmarks.exit_cases import exit_cases
 from tests.benchmarks.guest_cases import guest_cases
 from tests.benchmarks.memory_files import PAGE
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
@@ -175,7 +176,7 @@ def all_cases() -> list[Case]:
         Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
-    return cases + restore_cases() + guest_cases() + trace_cases(ours)
+    return cases + restore_cases() + guest_cases() + trace_cases(ours) + exit_cases()
 
 
 def run_case(case: Case, bench: Bench) -> Sample:

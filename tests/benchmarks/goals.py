@@ -60,6 +60,10 @@ def _added_ns(ours: Sample, theirs: Sample) -> float:
     return 1000 * (ours.us_per_page - theirs.us_per_page)
 
 
+def _ns(ours: Sample, _: Sample) -> float:
+    return 1000 * ours.us_per_page
+
+
 GOALS = (
     Goal("page-free-random", "one page at a time, nothing pinned, random: time / textbook", "random/page",
          "random/textbook", _time, 0.5),
@@ -91,4 +95,9 @@ GOALS = (
          _added_ns, 250),
     Goal("trace-server", "tracing, random page by page: time / without", "trace/server", "trace/server-off", _time,
          1.05),
+    Goal("classify-port", "classify_exit of a port write from C++: ns", "exits/port", "exits/port", _ns, 50),
+    Goal("classify-mmio", "the same of an MMIO read", "exits/mmio", "exits/mmio", _ns, 50),
+    Goal("classify-port-python", "classify_exit of a port write from Python: ns", "exits/port-python",
+         "exits/port-python", _ns, 1000),
+    Goal("classify-mmio-python", "the same of an MMIO read", "exits/mmio-python", "exits/mmio-python", _ns, 1000),
 )  # fmt: skip

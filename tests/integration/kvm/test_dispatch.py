@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 
 import pytest
 
 from tests.integration.kvm.support import CODE, TinyGuest
+from tests.support.tree import ROOT
 from vmthaw.devices import I8042, Buses, OutputBuffer, Serial, VirtioMmio, make_idle_console
 from vmthaw.errors import StateError
 from vmthaw.vcpu import Dispatcher, Exit, ExitAction, ExitActionKind, ExitProfile, GuestArch
@@ -62,6 +64,16 @@ def test_a_guest_prints_and_reads_through_its_serial_port() -> None:
     assert machine.exits[-1].name == "HLT"
     assert machine.output.take() == b"hi\n"
     assert machine.guest.memory.read(0x4000, 3) == b"\x61Q\x60"
+
+
+def test_the_program_of_the_readme_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    programs = [program for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Dispatcher(" in program]
+    assert len(programs) == 1
+    exec(compile(programs[0], "README.md", "exec"), {})
+    said = re.search(r"^print\(.*\)  # (.*)$", programs[0], re.MULTILINE)
+    assert said is not None
+    assert capsys.readouterr().out == said[1] + "\n"
 
 
 def test_a_guest_talks_to_a_virtio_window() -> None:
