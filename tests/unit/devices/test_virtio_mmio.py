@@ -1,4 +1,4 @@
-"""The register window of a virtio device: identity, negotiation, status, queues, interrupts, refusals, reset."""
+"""The register window of a virtio device: identity, negotiation, status, interrupts, refusals, reset."""
 
 from __future__ import annotations
 
@@ -7,61 +7,32 @@ import struct
 
 import pytest
 
+from tests.unit.devices.virtio_driver import (
+    CONFIG,
+    DEVICE_FEATURES,
+    DEVICE_FEATURES_SEL,
+    DEVICE_ID,
+    DRIVER_FEATURES,
+    DRIVER_FEATURES_SEL,
+    FAILED,
+    GENERATION,
+    HAS_MAC,
+    INTERRUPT_ACK,
+    INTERRUPT_STATUS,
+    MAC,
+    MAGIC,
+    NEEDS_RESET,
+    QUEUE_NOTIFY,
+    QUEUE_NUM_MAX,
+    QUEUE_SEL,
+    STATUS,
+    VENDOR_ID,
+    VERSION,
+    VERSION_1,
+    Driver,
+)
 from vmthaw.devices import VirtioMmio, make_idle_block, make_idle_console, make_idle_net
 from vmthaw.errors import ForkedError, VmthawValueError
-
-MAGIC, VERSION, DEVICE_ID, VENDOR_ID, DEVICE_FEATURES, DEVICE_FEATURES_SEL = 0x0, 0x4, 0x8, 0xC, 0x10, 0x14
-DRIVER_FEATURES, DRIVER_FEATURES_SEL, QUEUE_SEL, QUEUE_NUM_MAX, QUEUE_NUM = 0x20, 0x24, 0x30, 0x34, 0x38
-QUEUE_READY, QUEUE_NOTIFY, INTERRUPT_STATUS, INTERRUPT_ACK, STATUS = 0x44, 0x50, 0x60, 0x64, 0x70
-DESC, DRIVER_RING, DEVICE_RING, GENERATION, CONFIG = 0x80, 0x90, 0xA0, 0xFC, 0x100
-ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, FAILED = 1, 2, 4, 8, 0x40, 0x80
-VERSION_1, HAS_MAC = 1 << 32, 1 << 5
-MAC = b"\x02\x00\x00\xaa\xbb\xcc"
-
-
-class Driver:
-    """A guest's driver in front of a window."""
-
-    def __init__(self, window: VirtioMmio | None = None) -> None:
-        self.levels: list[bool] = []
-        self.window = window or VirtioMmio(make_idle_net(MAC), self.levels.append)
-
-    def get(self, offset: int) -> int:
-        return int.from_bytes(self.window.read(offset, 4), "little")
-
-    def put(self, offset: int, value: int) -> int:
-        """The number of refusals that the write cost."""
-        before = self.window.refused
-        self.window.write(offset, struct.pack("<I", value))
-        return self.window.refused - before
-
-    def status(self, *values: int) -> int:
-        for value in values:
-            self.put(STATUS, value)
-        return self.get(STATUS)
-
-    def features(self, wanted: int) -> None:
-        for page in (0, 1):
-            self.put(DRIVER_FEATURES_SEL, page)
-            self.put(DRIVER_FEATURES, wanted >> (32 * page) & 0xFFFFFFFF)
-
-    def negotiate(self, wanted: int = VERSION_1) -> int:
-        self.status(1, 3)
-        self.features(wanted)
-        return self.status(11)
-
-    def queue(self, index: int, size: int, desc: int, driver: int, device: int) -> None:
-        self.put(QUEUE_SEL, index)
-        self.put(QUEUE_NUM, size)
-        for register, address in ((DESC, desc), (DRIVER_RING, driver), (DEVICE_RING, device)):
-            self.put(register, address & 0xFFFFFFFF)
-            self.put(register + 4, address >> 32)
-
-    def bring_up(self) -> None:
-        assert self.negotiate() == 11
-        self.queue(0, 256, 0x1_0000_1000, 0x1_0000_2002, 0x1_0000_3004)
-        assert self.put(QUEUE_READY, 1) == 0
-        assert self.status(15) == 15
 
 
 @pytest.fixture
@@ -213,119 +184,6 @@ def test_there_are_no_features_beyond_64(driver: Driver) -> None:
     assert driver.put(DRIVER_FEATURES, 0) == 0
     assert driver.put(DRIVER_FEATURES, 1) == 1
     assert driver.window.driver_features == 0
-
-
-# --- queues
-
-
-def test_a_queue_is_set_up_and_made_ready(driver: Driver) -> None:
-    driver.bring_up()
-    first, second = driver.window.queues
-    assert (first.size, first.ready) == (256, True)
-    assert first.descriptor_address == 0x1_0000_1000
-    assert (first.driver_address, first.device_address) == (0x1_0000_2002, 0x1_0000_3004)
-    assert (second.size, second.ready) == (0, False)
-    driver.put(QUEUE_SEL, 0)
-    assert driver.get(QUEUE_READY) == 1
-    driver.put(QUEUE_SEL, 1)
-    assert driver.get(QUEUE_READY) == 0
-
-
-@pytest.mark.parametrize("size", [0, 3, 255, 257, 512, 0x10000, 0x80000000])
-def test_a_queue_has_a_power_of_two_up_to_256_entries(driver: Driver, size: int) -> None:
-    driver.negotiate()
-    assert driver.put(QUEUE_NUM, size) == 1
-    assert driver.window.queues[0].size == 0
-
-
-@pytest.mark.parametrize("size", [1 << n for n in range(9)])
-def test_every_power_of_two_up_to_256_is_a_size(driver: Driver, size: int) -> None:
-    driver.negotiate()
-    driver.queue(0, size, 0x1000, 0x2000, 0x3000)
-    assert driver.put(QUEUE_READY, 1) == 0
-
-
-@pytest.mark.parametrize(
-    ("size", "desc", "driver_ring", "device_ring"),
-    [
-        (3, 0x1000, 0x2000, 0x3000),
-        (16, 0x1008, 0x2000, 0x3000),
-        (16, 0x1000, 0x2001, 0x3000),
-        (16, 0x1000, 0x2000, 0x3002),
-        (256, (1 << 64) - 4096 + 16, 0x2000, 0x3000),
-        (256, 0x1000, (1 << 64) - 516, 0x3000),
-        (256, 0x1000, 0x2000, (1 << 64) - 2052),
-    ],
-)
-def test_a_queue_that_cannot_be_right_is_not_ready(
-    driver: Driver, size: int, desc: int, driver_ring: int, device_ring: int
-) -> None:
-    driver.negotiate()
-    driver.queue(0, size, desc, driver_ring, device_ring)
-    assert driver.put(QUEUE_READY, 1) == 1
-    assert driver.get(QUEUE_READY) == 0
-
-
-def test_only_1_makes_a_queue_ready(driver: Driver) -> None:
-    driver.negotiate()
-    driver.queue(0, 16, 0x1000, 0x2000, 0x3000)
-    assert driver.put(QUEUE_READY, 2) == 1
-    assert driver.get(QUEUE_READY) == 0
-
-
-def test_a_ready_queue_keeps_its_places(driver: Driver) -> None:
-    driver.negotiate()
-    driver.queue(0, 16, 0x1000, 0x2000, 0x3000)
-    driver.put(QUEUE_READY, 1)
-    for register in (QUEUE_NUM, DESC, DESC + 4, DRIVER_RING, DRIVER_RING + 4, DEVICE_RING, DEVICE_RING + 4):
-        assert driver.put(register, 0x20) == 1
-    queue = driver.window.queues[0]
-    assert (queue.size, queue.descriptor_address) == (16, 0x1000)
-    assert driver.put(QUEUE_READY, 0) == 0
-    assert driver.put(QUEUE_NUM, 32) == 0
-
-
-def test_queues_are_set_up_between_features_ok_and_driver_ok(driver: Driver) -> None:
-    for status in ((), (1,), (3,)):
-        driver.status(*status)
-        assert driver.put(QUEUE_NUM, 16) == 1
-        assert driver.put(DESC, 0x1000) == 1
-    driver.status(0)
-    driver.bring_up()
-    driver.put(QUEUE_SEL, 1)
-    assert driver.put(QUEUE_NUM, 16) == 1
-    driver.put(QUEUE_SEL, 0)
-    assert driver.put(QUEUE_READY, 0) == 0  # taking one away is allowed
-    assert driver.put(QUEUE_READY, 1) == 1
-
-
-@pytest.mark.parametrize("index", [2, 15, 16, 0xFFFF, 0xFFFFFFFF])
-def test_a_queue_that_is_not_there_is_nowhere(driver: Driver, index: int) -> None:
-    driver.negotiate()
-    driver.put(QUEUE_SEL, index)
-    assert (driver.get(QUEUE_NUM_MAX), driver.get(QUEUE_READY)) == (0, 0)
-    assert driver.put(QUEUE_NUM, 16) == 1
-    driver.put(QUEUE_SEL, 0)
-    driver.queue(0, 16, 0x1000, 0x2000, 0x3000)
-    driver.put(QUEUE_READY, 1)
-    driver.status(15)
-    assert driver.put(QUEUE_NOTIFY, index) == 1
-    assert driver.put(QUEUE_NOTIFY, 0) == 0
-
-
-def test_nobody_is_notified_before_driver_ok(driver: Driver) -> None:
-    driver.negotiate()
-    driver.queue(0, 16, 0x1000, 0x2000, 0x3000)
-    driver.put(QUEUE_READY, 1)
-    assert driver.put(QUEUE_NOTIFY, 0) == 1
-
-
-@pytest.mark.parametrize("offset", [MAGIC, VERSION, DEVICE_ID, DEVICE_FEATURES, QUEUE_NUM_MAX, 0x18, 0xC0, 0xFC, 0x71])
-def test_registers_that_cannot_be_written_are_not(driver: Driver, offset: int) -> None:
-    driver.negotiate()
-    before = driver.get(offset)
-    assert driver.put(offset, 1) == 1
-    assert driver.get(offset) == before
 
 
 # --- interrupts and reset

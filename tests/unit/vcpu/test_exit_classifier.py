@@ -97,7 +97,7 @@ def test_every_row_of_the_table(
 
 
 def test_ktstr_is_another_name_of_lenient() -> None:
-    assert ExitProfile.ktstr is ExitProfile.lenient
+    assert ExitProfile["ktstr"] is ExitProfile.lenient
     assert str(classify_exit(ExitProfile.ktstr, X86, 0, 0, event(3)).action) == CONTINUE
 
 
