@@ -73,9 +73,8 @@ void check_dispatch(ExitProfile profile, GuestArch arch, const Exit& exit, const
     const ExitAction action = dispatcher.handle(exit, after);
     FUZZ_CHECK(action == exit.action);
     const auto answer = answer_of(exit, before);
-    const auto first = static_cast<std::size_t>(answer.data() - before.data());
     for (std::size_t i = 0; i < before.size(); ++i) {
-        const bool may_change = !answer.empty() && i >= first && i - first < answer.size();
+        const bool may_change = !answer.empty() && &before[i] >= answer.data() && &before[i] <= &answer.back();
         FUZZ_CHECK(may_change || before[i] == after[i]);
     }
     // A mapping that is cut short is never left, whatever the exit says.
