@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -14,7 +17,7 @@
 
 #include "base/error.hpp"
 #include "bindings/bindings.hpp"
-#include "bindings/exit.hpp"
+#include "bindings/buffer_view.hpp"
 #include "bindings/python_device.hpp"
 #include "bindings/wait.hpp"
 #include "devices/byte_sink.hpp"
@@ -32,9 +35,9 @@ Data data_of(const BufferView& view) {
     return {reinterpret_cast<const std::uint8_t*>(view.bytes().data()), view.bytes().size()};
 }
 
-py::bytes bytes_of(Data data) { return {reinterpret_cast<const char*>(data.data()), data.size()}; }
+py::bytes bytes_from(Data data) { return {reinterpret_cast<const char*>(data.data()), data.size()}; }
 
-py::bytes read(Device& self, std::uint64_t offset, std::size_t size) {
+py::bytes read_device(Device& self, std::uint64_t offset, std::size_t size) {
     std::array<std::uint8_t, 8> out{};
     if (size == 0 || size > out.size()) {
         throw ArgumentError("a device reads 1 to 8 bytes at once, not " + std::to_string(size));
@@ -44,10 +47,10 @@ py::bytes read(Device& self, std::uint64_t offset, std::size_t size) {
         static_cast<void>(self.read(offset, std::span(out).first(size)));
     }
     raise_device_error();
-    return bytes_of(std::span(out).first(size));
+    return bytes_from(std::span(out).first(size));
 }
 
-void write(Device& self, std::uint64_t offset, const py::buffer& data) {
+void write_device(Device& self, std::uint64_t offset, const py::buffer& data) {
     const BufferView view(data);
     if (view.bytes().empty() || view.bytes().size() > 8) {
         throw ArgumentError("a device takes 1 to 8 bytes at once, not " + std::to_string(view.bytes().size()));
@@ -119,7 +122,7 @@ void register_sinks(py::module_& module) {
                     const py::gil_scoped_release release;
                     taken = self.take(limit);
                 }
-                return bytes_of(taken);
+                return bytes_from(taken);
             },
             py::arg("limit") = std::size_t{1} << 30U, "Takes the oldest bytes out, `limit` of them at most.")
         .def(
@@ -213,8 +216,8 @@ void register_devices(py::module_& module) {
     register_sinks(module);
     py::classh<Device>(module, "Device", py::release_gil_before_calling_cpp_dtor(),
                        "A device of the core's. It never takes the GIL; Python may call it as a guest would.")
-        .def("read", &read, py::arg("offset"), py::arg("size"), "What a guest would read, 1 to 8 bytes.")
-        .def("write", &write, py::arg("offset"), py::arg("data"), "What a guest would write, 1 to 8 bytes.");
+        .def("read", &read_device, py::arg("offset"), py::arg("size"), "What a guest would read, 1 to 8 bytes.")
+        .def("write", &write_device, py::arg("offset"), py::arg("data"), "What a guest would write, 1 to 8 bytes.");
     py::classh<I8042, Device>(module, "I8042", py::release_gil_before_calling_cpp_dtor(),
                               "The PC's keyboard controller, without a keyboard: reads are 0, the reset is counted.")
         .def(py::init<>())

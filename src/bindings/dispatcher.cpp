@@ -2,11 +2,14 @@
 // alone (bindings/python_device.hpp).
 #include "machine/dispatcher.hpp"
 
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "base/error.hpp"
 #include "bindings/bindings.hpp"
+#include "bindings/buffer_view.hpp"
 #include "bindings/exit.hpp"
 #include "bindings/python_device.hpp"
 

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/buffer_view.hpp"
+
 namespace vmthaw::bindings {
 namespace {
 

@@ -11,6 +11,7 @@
 
 #include "base/error.hpp"
 #include "bindings/bindings.hpp"
+#include "bindings/buffer_view.hpp"
 #include "bindings/exit.hpp"
 
 namespace vmthaw::bindings {

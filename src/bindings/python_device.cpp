@@ -3,13 +3,16 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <exception>
+#include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/unique_fd.hpp"
-#include "bindings/exit.hpp"
+#include "bindings/buffer_view.hpp"
 
 namespace vmthaw::bindings {
 namespace {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "bindings/buffer_view.hpp"
 #include "bindings/source.hpp"
 #include "source/python_source.hpp"
 #include "source/request_queue.hpp"
@@ -60,28 +61,6 @@ std::optional<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>> next_requ
     }
     return std::tuple{request->id, request->offset, request->size};
 }
-
-// Holds a view of a bytes-like object; made and destroyed with the GIL held.
-class BufferView {
-public:
-    explicit BufferView(const py::object& object) {
-        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) {
-            throw py::error_already_set();
-        }
-    }
-    BufferView(const BufferView&) = delete;
-    BufferView& operator=(const BufferView&) = delete;
-    BufferView(BufferView&&) = delete;
-    BufferView& operator=(BufferView&&) = delete;
-    ~BufferView() { PyBuffer_Release(&view_); }
-
-    [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
-        return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
-    }
-
-private:
-    Py_buffer view_{};
-};
 
 bool complete(RequestQueue& queue, std::uint64_t id, const py::object& data) {
     const BufferView view(data);

@@ -8,10 +8,11 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/error.hpp"
 #include "bindings/bindings.hpp"
-#include "bindings/exit.hpp"
+#include "bindings/buffer_view.hpp"
 #include "bindings/python_device.hpp"
 
 namespace vmthaw::bindings {
