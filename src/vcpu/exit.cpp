@@ -139,9 +139,7 @@ void decode_other(std::uint32_t reason, Bytes run_bytes, ExitPayload& out) noexc
     } else if (fields->empty()) {
         out.emplace<PlainExit>();
     } else {
-        auto& exit = out.emplace<FieldsExit>();
-        exit.fields = *fields;
-        std::memcpy(exit.bytes.data(), run_bytes.data(), exit.bytes.size());
+        out.emplace<FieldsExit>(*fields, run_bytes);
     }
 }
 

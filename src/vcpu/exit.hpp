@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -89,8 +90,13 @@ struct MsrExit {
     std::uint32_t reason = 0;  // bit 0: invalid, 1: unknown, 2: filtered
 };
 struct FieldsExit {  // numbers by name, at their places in the first bytes of struct kvm_run
+    // `run_bytes` has at least so many. They are not cleared first, which would cost as much as the copy.
+    FieldsExit(std::span<const ExitField> exit_fields, std::span<const std::byte> run_bytes) noexcept
+        : fields(exit_fields) {
+        std::memcpy(bytes.data(), run_bytes.data(), bytes.size());
+    }
     std::span<const ExitField> fields;
-    std::array<std::byte, kKvmRunPayload + kKvmRunPayloadBytes> bytes{};
+    std::array<std::byte, kKvmRunPayload + kKvmRunPayloadBytes> bytes;
     [[nodiscard]] std::uint64_t value(const ExitField& field, std::size_t index = 0) const noexcept;
 };
 struct PlainExit {};  // HLT, SHUTDOWN, ...: nothing beside the reason
