@@ -201,16 +201,19 @@ Exit decode_exit(GuestArch arch, int result, int errno_value, Bytes run_bytes) n
     Exit exit;
     exit.result = result;
     exit.errno_value = result < 0 ? errno_value : 0;
-    if (run_bytes.size() < kKvmRunPayload + kKvmRunPayloadBytes) {
-        exit.payload = MalformedExit{"the mapping is shorter than struct kvm_run", {}};
-        return exit;
-    }
+    const bool is_whole = run_bytes.size() >= kKvmRunPayload + kKvmRunPayloadBytes;
     std::uint32_t reason = 0;
-    std::memcpy(&reason, run_bytes.data() + kKvmRunExitReason, sizeof reason);
+    if (is_whole) {
+        std::memcpy(&reason, run_bytes.data() + kKvmRunExitReason, sizeof reason);
+    }
     // An error leaves the reason of an earlier exit behind; only this one comes with an error.
     const bool is_memory_fault =
         reason == kKvmExitMemoryFault && (errno_value == EFAULT || errno_value == kErrnoHwPoison);
     if (result < 0 && !is_memory_fault) {
+        return exit;
+    }
+    if (!is_whole) {
+        exit.payload = MalformedExit{"the mapping is shorter than struct kvm_run", {}};
         return exit;
     }
     exit.has_reason = true;

@@ -137,6 +137,16 @@ def test_an_interrupted_run_is_run_again(profile: ExitProfile, error: int) -> No
     assert (str(found.action), found.is_interrupted) == (CONTINUE, True)
 
 
+@pytest.mark.parametrize("mapping", [b"", bytes(100)], ids=["none", "short"])
+def test_an_error_that_comes_without_a_reason_needs_no_mapping(mapping: bytes) -> None:
+    for profile in (LENIENT, STRICT):
+        assert str(classify(profile, X86, mapping, result=-1, errno=errno.EINTR).action) == CONTINUE
+        assert classify(profile, X86, mapping, result=-1, errno=errno.EFAULT).reason is None
+    assert str(classify(STRICT, X86, mapping, result=-1, errno=errno.ENOEXEC).action) == f"fatal({errno.ENOEXEC})"
+    assert str(classify(STRICT, X86, mapping, result=-1, errno=errno.EFAULT).action) == f"fatal({errno.EFAULT})"
+    assert str(classify(LENIENT, X86, mapping, result=-1, errno=errno.ENOEXEC).action) == NONE
+
+
 @pytest.mark.parametrize("error", [errno.EFAULT, 133])
 def test_a_memory_fault_is_told_by_result_errno_and_reason_together(error: int) -> None:
     mapping = run_bytes(MEMORY_FAULT, struct.pack("<QQQ", 8, 0x1000, 4096))
