@@ -18,10 +18,11 @@ public:
     Device& operator=(const Device&) = delete;
     virtual ~Device() = default;
 
-    // Fills all of `out` (1 to 8 bytes, at most width_bytes()), or fails.
+    // Fills all of `out` (1 to 8 bytes, at a port at most width_bytes()), or fails.
     [[nodiscard]] virtual DeviceOutcome read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept = 0;
     [[nodiscard]] virtual DeviceOutcome write(std::uint64_t offset, std::span<const std::uint8_t> data) noexcept = 0;
-    // Of the widest access that it takes; of a wider one it gets the first bytes.
+    // Of the widest access that it takes. Of a wider one it gets the first bytes to write, and answers the first at a
+    // port; of a wider read of MMIO it says what the others are.
     [[nodiscard]] virtual std::size_t width_bytes() const noexcept { return 8; }
 };
 

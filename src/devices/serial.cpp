@@ -194,7 +194,7 @@ bool Serial::write_register(std::uint64_t offset, std::uint8_t value) noexcept {
 }
 
 DeviceOutcome Serial::read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept {
-    std::ranges::fill(out, std::uint8_t{0});
+    std::ranges::fill(out, offset < kWindowEnd ? std::uint8_t{0} : std::uint8_t{0xFF});
     if (out.empty() || guard_.inherited()) {
         return DeviceOutcome::done;
     }

@@ -75,8 +75,7 @@ const BusWindow* Dispatcher::mmio_access(const MmioExit& mmio, std::span<std::by
     if (window == nullptr) {
         answer.fill(0xFF);
     } else {
-        const auto part = Bytes(answer).first(std::min(size, window->device->width_bytes()));
-        outcome = window->device->read(window->offset_of(mmio.guest_address), part);
+        outcome = window->device->read(window->offset_of(mmio.guest_address), Bytes(answer).first(size));
     }
     std::memcpy(run_bytes.data() + kMmioData, answer.data(), size);
     return outcome == DeviceOutcome::failed ? window : nullptr;

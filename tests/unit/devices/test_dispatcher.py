@@ -229,6 +229,7 @@ def test_a_serial_port_on_aarch64_takes_the_first_byte_and_answers_up_to_offset_
     assert port.registers["scr"] == 0x5A
     assert handle(mmio_read(0x090000FF, 1))[40] == 0
     assert handle(mmio_read(0x09000100, 1))[40] == 0xFF
+    assert handle(mmio_read(0x09000100, 4))[40:44] == handle(mmio_read(0x09000FFC, 4))[40:44] == b"\xff" * 4
     handle(mmio_write(0x09000007, b""))
     assert port.registers["scr"] == 0x5A
 
