@@ -59,6 +59,8 @@ private:
 class ClosingSink final : public ByteSink {
 public:
     explicit ClosingSink(std::shared_ptr<OutputBuffer> buffer) noexcept : buffer_(std::move(buffer)) {}
+    ClosingSink(const ClosingSink&) = delete;
+    ClosingSink& operator=(const ClosingSink&) = delete;
     ~ClosingSink() override { buffer_->close(); }
     void write(std::span<const std::uint8_t> data) noexcept override { buffer_->write(data); }
 
@@ -72,6 +74,8 @@ private:
 class DescriptorSink final : public ByteSink {
 public:
     DescriptorSink(UniqueFd fd, std::size_t backlog_bytes);
+    DescriptorSink(const DescriptorSink&) = delete;
+    DescriptorSink& operator=(const DescriptorSink&) = delete;
     ~DescriptorSink() override;
 
     void write(std::span<const std::uint8_t> data) noexcept override;

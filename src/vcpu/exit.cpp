@@ -19,10 +19,16 @@ Layout take(Bytes run_bytes) noexcept {
     return layout;
 }
 
-// Payloads are made in place: the variant is large, and this is on every exit's way.
+// Payloads are made in place: the variant is large, and this is on every exit's way. What emplace() might throw it does
+// not here: no payload's constructor throws, and it gives back the alternative that it has just made.
+template <typename Payload, typename... Arguments>
+Payload& make(ExitPayload& out, Arguments... arguments) noexcept {  // NOLINT(bugprone-exception-escape)
+    return out.emplace<Payload>(arguments...);
+}
+
 template <typename Kept>
 Kept& keep(Bytes run_bytes, ExitPayload& out) noexcept {
-    auto& kept = out.emplace<Kept>();
+    auto& kept = make<Kept>(out);
     std::memcpy(kept.bytes.data(), run_bytes.data() + kKvmRunPayload, kept.bytes.size());
     return kept;
 }
@@ -56,7 +62,7 @@ void decode_mmio(Bytes run_bytes, ExitPayload& out) noexcept {
     if (mmio.is_write > 1) {
         return malformed(run_bytes, "mmio.is_write is neither 0 nor 1", out);
     }
-    auto& exit = out.emplace<MmioExit>();
+    auto& exit = make<MmioExit>(out);
     exit.guest_address = mmio.phys_addr;
     exit.size_bytes = static_cast<std::uint8_t>(mmio.len);
     exit.is_write = mmio.is_write == 1;
@@ -82,7 +88,7 @@ void decode_internal_error(GuestArch arch, Bytes run_bytes, ExitPayload& out) no
     if (error.ndata > std::size(error.data)) {
         return malformed(run_bytes, "internal.ndata is more than 16", out);
     }
-    auto& exit = out.emplace<InternalErrorExit>();
+    auto& exit = make<InternalErrorExit>(out);
     exit.suberror = error.suberror;
     exit.data_count = error.ndata;
     std::copy_n(error.data, error.ndata, exit.data.begin());
@@ -101,7 +107,7 @@ void decode_system_event(Bytes run_bytes, ExitPayload& out) noexcept {
     if (event.ndata > std::size(event.data)) {
         return malformed(run_bytes, "system_event.ndata is more than 16", out);
     }
-    auto& exit = out.emplace<SystemEventExit>();
+    auto& exit = make<SystemEventExit>(out);
     exit.type = event.type;
     exit.data_count = event.ndata;
     std::copy_n(event.data, event.ndata, exit.data.begin());
@@ -119,7 +125,7 @@ void decode_debug(GuestArch arch, Bytes run_bytes, ExitPayload& out) noexcept {
 
 void decode_hypercall(Bytes run_bytes, ExitPayload& out) noexcept {
     const auto call = take<KvmRunHypercall>(run_bytes);
-    auto& exit = out.emplace<HypercallExit>();
+    auto& exit = make<HypercallExit>(out);
     exit.number = call.nr;
     std::copy_n(call.args, exit.arguments.size(), exit.arguments.begin());
     exit.result = call.ret;
@@ -137,9 +143,9 @@ void decode_other(std::uint32_t reason, Bytes run_bytes, ExitPayload& out) noexc
     if (!fields) {
         keep<UnknownExit>(run_bytes, out);
     } else if (fields->empty()) {
-        out.emplace<PlainExit>();
+        make<PlainExit>(out);
     } else {
-        out.emplace<FieldsExit>(*fields, run_bytes);
+        make<FieldsExit>(out, *fields, run_bytes);
     }
 }
 
@@ -151,7 +157,7 @@ void decode_payload(GuestArch arch, std::uint32_t reason, Bytes run_bytes, ExitP
             return decode_mmio(run_bytes, out);
         case kKvmExitHlt:
         case kKvmExitShutdown:
-            out.emplace<PlainExit>();
+            make<PlainExit>(out);
             return;
         case kKvmExitFailEntry: {
             const auto fail = take<KvmRunFailEntry>(run_bytes);
