@@ -245,8 +245,12 @@ def test_an_mmio_access_of_no_bytes_reaches_nobody(profile: ExitProfile) -> None
 @BOTH
 def test_an_answer_is_as_long_as_the_question(profile: ExitProfile) -> None:
     guest = Guest(profile, X86)
-    _, run = guest.handle(mmio_read(0xD0000000, 2))
-    assert run[40:48] == b"\x60\x61" + bytes(6)
+    for address, answer in ((0xD0000000, b"\x60\x61"), (0x1234, b"\xff\xff")):
+        mapping = bytearray(mmio_read(address, 2))
+        mapping[40:48] = b"12345678"
+        _, run = guest.handle(bytes(mapping))
+        mapping[40:42] = answer
+        assert run == mapping
 
 
 # --- everything
