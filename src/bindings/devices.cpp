@@ -107,8 +107,8 @@ std::shared_ptr<Device> device_or_null(const py::object& object) {
 }
 
 void register_sinks(py::module_& module) {
-    py::classh<ByteSink>(module, "ByteSink", py::release_gil_before_calling_cpp_dtor(),
-                         "Where the output of a serial port goes.");
+    const py::classh<ByteSink> sink(module, "ByteSink", py::release_gil_before_calling_cpp_dtor(),
+                                    "Where the output of a serial port goes.");
     py::classh<OutputBuffer, ByteSink>(module, "OutputBuffer", py::release_gil_before_calling_cpp_dtor(),
                                        "Keeps the newest bytes that a guest sent, up to a limit. Thread-safe; calls "
                                        "release the GIL.")
@@ -149,7 +149,7 @@ void register_sinks(py::module_& module) {
                                "How many were lost, because nobody took them in time or after the end.")
         .def_property_readonly("capacity", &OutputBuffer::capacity_bytes, "The limit in bytes.")
         .def("__len__", &OutputBuffer::size_bytes, ReleaseGil());
-    py::classh<ClosingSink, ByteSink>(module, "_ClosingSink", py::release_gil_before_calling_cpp_dtor());
+    const py::classh<ClosingSink, ByteSink> closing(module, "_ClosingSink", py::release_gil_before_calling_cpp_dtor());
     py::classh<DescriptorSink, ByteSink>(
         module, "DescriptorSink", py::release_gil_before_calling_cpp_dtor(),
         "Writes what a guest sends to a descriptor, as fast as that takes it; a backlog waits for the next write. The "

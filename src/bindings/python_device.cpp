@@ -34,23 +34,32 @@ public:
     Callee(const Callee&) = delete;
     Callee& operator=(const Callee&) = delete;
     ~Callee() {
-        if (Py_IsInitialized() != 0) {
+        if (Py_IsInitialized() == 0) {
+            return;
+        }
+        try {
             const py::gil_scoped_acquire gil;
             Py_DECREF(object_);
+        } catch (...) {
+            return;  // no thread state to be had: the object stays
         }
     }
 
-    // Runs `call(object)` with the GIL.
+    // Runs `call(object)` with the GIL. Without the memory to take it, or to keep an error, it fails and says no more.
     template <typename Call>
     [[nodiscard]] DeviceOutcome with(Call call) const noexcept {
-        const py::gil_scoped_acquire gil;
         try {
-            call(py::reinterpret_borrow<py::object>(object_));
-            return DeviceOutcome::done;
+            const py::gil_scoped_acquire gil;
+            try {
+                call(py::reinterpret_borrow<py::object>(object_));
+                return DeviceOutcome::done;
+            } catch (...) {
+                keep_error(std::current_exception());
+            }
         } catch (...) {
-            keep_error(std::current_exception());
             return DeviceOutcome::failed;
         }
+        return DeviceOutcome::failed;
     }
 
     [[nodiscard]] DeviceOutcome read(const char* method, std::uint64_t offset,
