@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
@@ -17,6 +18,7 @@ struct Storm {
     std::atomic<std::uint64_t> hot_page{0};  // where the remover works: touching there is what races
     std::atomic<std::uint64_t> removals{0};
     std::atomic<std::uint64_t> removed_pages{0};
+    std::atomic<std::uint64_t> touching{0};  // threads that have touched: the removals begin when all have
     std::atomic<bool> over{false};
 
     Storm(const StormOptions& given, std::uint64_t thread_count, std::uint32_t write_generation)
@@ -36,6 +38,10 @@ std::uint64_t run_length(const FakeVmmMemory& memory, std::uint64_t first, std::
 void remove_at_random(FakeVmmWork& work, Storm& storm, std::size_t lane) {
     SplitMix random(mix64(storm.options.seed));
     const FakeVmmMemory& memory = *work.memory;
+    // On a busy machine all removals would be over before the first thread ran, and nothing would have raced.
+    while (storm.touching < storm.threads && !work.stop) {
+        std::this_thread::yield();
+    }
     while (storm.removals < storm.options.removals && !work.stop) {
         const std::uint64_t first = random.below(memory.pages());
         if (memory.address(first) == 0) {
@@ -63,7 +69,14 @@ void touch_at_random(FakeVmmWork& work, Storm& storm, std::size_t index) {
     PageLedger::Scratch scratch;
     const std::uint64_t pages = work.memory->pages();
     const auto own = [&](std::uint64_t page) { return page - page % storm.threads + index; };
+    constexpr int kAttempts = 1000;  // of a thread whose pages are all unmapped
+    int attempts = 0;
+    bool begun = false;
     while (!storm.over && !work.stop) {
+        if (!begun && (lane.done > 0 || ++attempts == kAttempts)) {
+            begun = true;
+            ++storm.touching;
+        }
         const bool hot = random.below(2) == 0;
         const std::uint64_t page =
             own(hot ? storm.hot_page + random.below(std::min<std::uint64_t>(16, pages)) : random.below(pages));

@@ -77,6 +77,11 @@ def test_removed_pages_read_as_zeros(vmm: FakeVmm) -> None:
     vmm.verify(only_touched=False).check()
 
 
+def test_a_storm_begins_when_every_thread_touches(vmm: FakeVmm) -> None:
+    for seed in range(50):
+        assert vmm.storm(1, threads=2, seed=seed).check().touches >= 2
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_storm_of_removals_during_touches_passes(vmm: FakeVmm, threads: int) -> None:
     report = vmm.storm(300, max_pages=32, threads=threads, seed=threads).check()
