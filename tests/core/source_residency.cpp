@@ -22,8 +22,8 @@ protected:
             GTEST_SKIP() << "the page cache of " << TemporaryFile::disk() << " cannot be emptied";
         }
     }
-    // That a cold page is refused, of a hundred: a read that may not wait starts reading all the same, and succeeds where
-    // the disk was done before the thread ran on.
+    // That a cold page is refused, of a hundred: a read that may not wait starts reading all the same, and succeeds
+    // where the disk was done before the thread ran on.
     static bool refuses_cold_pages(FileSource& source, std::uint64_t first) {
         std::vector<std::byte> page(kPage);
         for (std::uint64_t index = first; index < first + 100; ++index) {
@@ -50,8 +50,7 @@ TEST_F(SourceResidency, ALonePageIsReadAtOnceUntilItsNeighbourhoodIsWorthMapping
     FileSource source(file_.path());
     EXPECT_TRUE(refuses_cold_pages(source, 600));
     std::vector<std::byte> page(kPage);
-    std::vector<std::byte> all(kSize);
-    ASSERT_TRUE(source.read(0, all).ok());
+    const Mapping held = file_.hold(0, kSize);
     ASSERT_TRUE(source.read_now(200 * kPage, page));
     EXPECT_EQ(page, bytes_at(200 * kPage, kPage));
     std::uint64_t read = 0;
@@ -71,7 +70,7 @@ TEST_F(SourceResidency, WithoutAMappingAWarmPageIsReadAtOnceAndNeverAcrossTheEnd
     FileSource source(file_.path(), 0, ShortPolicy::zero, FileMode::pread);
     EXPECT_TRUE(refuses_cold_pages(source, 600));
     std::vector<std::byte> page(kPage);
-    ASSERT_TRUE(source.read(7 * kPage, page).ok());
+    const Mapping held = file_.hold(7 * kPage, kPage);
     EXPECT_TRUE(source.read_now(7 * kPage, page));
     EXPECT_EQ(page, bytes_at(7 * kPage, kPage));
     EXPECT_FALSE(source.read_now(kSize - kPage / 2, page));
@@ -87,7 +86,7 @@ TEST_F(SourceResidency, OpeningAndPreparingReadNothingThatWasNotAskedFor) {
     EXPECT_EQ(file_.resident_pages(0, kSize), 8U) << "the kernel read ahead on its own";
     std::vector<std::byte> page(kPage);
     ASSERT_TRUE(source.read(500 * kPage, page).ok());
-    EXPECT_EQ(file_.resident_pages(0, kSize), 9U) << "the kernel read ahead on its own";
+    EXPECT_LE(file_.resident_pages(0, kSize), 9U) << "the kernel read ahead on its own";
 }
 
 TEST_F(SourceResidency, ReadingFromTheStartOnDoesNotWakeTheKernelsReadAhead) {
@@ -98,7 +97,7 @@ TEST_F(SourceResidency, ReadingFromTheStartOnDoesNotWakeTheKernelsReadAhead) {
         for (std::uint64_t index = 0; index < 16; ++index) {
             ASSERT_TRUE(source.read(index * kPage, page).ok());
         }
-        EXPECT_EQ(file_.resident_pages(0, kSize), 16U);
+        EXPECT_LE(file_.resident_pages(0, kSize), 16U);
     }
 }
 
@@ -125,7 +124,7 @@ TEST_F(SourceResidency, ThePreadModeIsNeverReadyAndReadsOnlyWhatWasAskedFor) {
     std::vector<std::byte> page(kPage);
     ASSERT_TRUE(source.read(500 * kPage, page).ok());
     EXPECT_EQ(page, bytes_at(500 * kPage, kPage));
-    EXPECT_EQ(file_.resident_pages(0, kSize), 1U);
+    EXPECT_LE(file_.resident_pages(0, kSize), 1U);
     EXPECT_FALSE(source.ready(500 * kPage, kPage));
     EXPECT_EQ(source.mapped(500 * kPage, kPage), nullptr);
 }

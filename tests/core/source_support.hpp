@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/mapping.hpp"
 #include "base/unique_fd.hpp"
 
 namespace vmthaw::source_tests {
@@ -78,6 +79,12 @@ public:
     void evict() const {
         check_errno(::fsync(fd()), "fsync");
         check_returned(::posix_fadvise(fd(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise(DONTNEED)");
+    }
+    // Reads [position, position + size) and holds it in the page cache: unmapped pages may be dropped at any time.
+    [[nodiscard]] Mapping hold(std::uint64_t position, std::uint64_t size) const {
+        Mapping held = Mapping::map(size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd(), position, "mmap");
+        check_errno(::mlock(held.data(), held.size()), "mlock");
+        return held;
     }
     // Pages of [position, position + size) in the page cache, by this object's own look at it.
     [[nodiscard]] std::uint64_t resident_pages(std::uint64_t position, std::uint64_t size) const {
