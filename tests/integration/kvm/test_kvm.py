@@ -10,7 +10,8 @@ import time
 import pytest
 
 from tests.integration.kvm.support import CODE, MEMORY, TinyGuest
-from vmthaw.errors import ForkedError, StateError, VmthawValueError
+from tests.support.forked import assert_inert_in_a_forked_child
+from vmthaw.errors import StateError, VmthawValueError
 from vmthaw.kvm import GuestMemory, Kvm, kick_signal, set_kick_signal
 
 pytestmark = pytest.mark.usefixtures("kvm_available")
@@ -256,20 +257,9 @@ def test_the_kick_is_a_real_time_signal_that_nobody_else_handles() -> None:
 
 def test_a_forked_child_finds_everything_inert() -> None:
     guest = TinyGuest(HLT)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for call in (lambda: guest.vcpu.run(1.0), guest.vcpu.regs, guest.vm.memory_slots, guest.kvm.api_version):
-                try:
-                    call()
-                except ForkedError:
-                    continue
-                os._exit(2)
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert_inert_in_a_forked_child(
+        lambda: guest.vcpu.run(1.0), guest.vcpu.regs, guest.vm.memory_slots, guest.kvm.api_version
+    )
     assert guest.vcpu.run(5.0).name == "HLT"
 
 

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from tests.integration.machine.conftest import MEMORY, SEED
-from vmthaw.errors import ForkedError, GuestError, GuestMismatchError, StateError, VmthawValueError
+from tests.support.forked import assert_inert_in_a_forked_child
+from vmthaw.errors import GuestError, GuestMismatchError, StateError, VmthawValueError
 from vmthaw.machine import FIRST_WORK_PAGE, GuestMemory, Machine, Workload
 
 PAGES = MEMORY // 4096
@@ -237,16 +238,7 @@ def test_a_closed_machine_says_so(machine: Machine) -> None:
 
 
 def test_a_forked_child_finds_the_machine_inert(machine: Machine) -> None:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            machine.ping()
-        except ForkedError:
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert_inert_in_a_forked_child(machine.ping)
     machine.ping()
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from tests.integration.machine.conftest import MEMORY, SEED
 from tests.support.eventually import eventually
+from tests.support.forked import assert_inert_in_a_forked_child
 from vmthaw import FileSource, PageServer
 from vmthaw.errors import (
-    ForkedError,
     GuestMismatchError,
     SnapshotError,
     StateError,
@@ -197,16 +197,11 @@ def test_a_vmm_ends_with_its_parent_even_in_the_middle_of_a_command() -> None:
 
 def test_a_forked_child_neither_uses_nor_ends_the_vmm() -> None:
     with VmmProcess() as vmm:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                vmm.kill()
-                vmm.create(MEMORY)
-            except ForkedError:
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        def use_after_kill() -> None:
+            vmm.kill()
+            vmm.create(MEMORY)
+
+        assert_inert_in_a_forked_child(use_after_kill)
         vmm.create(MEMORY)
         vmm.command("ping").check()
