@@ -14,6 +14,7 @@
 #include "base/fork_guard.hpp"
 #include "pager/message_handler.hpp"
 #include "pager/page_installer.hpp"
+#include "pager/reread_chance.hpp"
 #include "pager/runtime.hpp"
 #include "pager/session_core.hpp"
 #include "pager/session_event.hpp"
@@ -150,6 +151,7 @@ private:
     std::atomic<std::uint32_t> in_flight_{0};
     std::atomic<bool> overflowed_{false};
     std::atomic<bool> unreadable_{false};  // said once
+    RereadChance reread_chance_;
     std::atomic<bool> first_fault_seen_{false};
     std::atomic<bool> foreign_reported_{false};
     std::atomic<bool> kill_sent_{false};

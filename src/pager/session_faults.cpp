@@ -29,12 +29,18 @@ void PagerSession::serve(std::uint16_t worker) noexcept {
     // The kernel cuts a batch short before a FORK whose descriptor it cannot give us.
     const bool may_be_short = core_.uffd.features().has(Feature::event_fork);
     MessageBatch batch;
-    do {
+    unsigned rereads = 0;
+    bool is_reread = false;
+    for (bool goes_on = true; goes_on;) {
         handler_.read(batch);
         switch (batch.errno_value) {
             case 0:
                 break;
             case EAGAIN:
+                if (is_reread) {
+                    reread_chance_.note(false);
+                }
+                return;
             case ESHUTDOWN:
                 return;
             case ESRCH:
@@ -44,8 +50,15 @@ void PagerSession::serve(std::uint16_t worker) noexcept {
                 read_later(batch.errno_value);
                 return;
         }
+        if (is_reread) {
+            reread_chance_.note(true);
+        }
         answer(batch, worker);
-    } while (batch.message_count == MessageBatch::kMessages || (may_be_short && batch.message_count > 0));
+        const bool is_cut = batch.message_count == MessageBatch::kMessages || (may_be_short && batch.message_count > 0);
+        is_reread = !is_cut && reread_chance_.is_good(rereads);
+        rereads += is_reread ? 1U : 0U;
+        goes_on = is_cut || is_reread;
+    }
 }
 
 // A message stays where it is: a FORK while this process is out of descriptors (EMFILE). Edge-triggered epoll does not
