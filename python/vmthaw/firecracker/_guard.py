@@ -6,6 +6,7 @@ Without their page server they would sleep in their next page fault for ever. Se
 from __future__ import annotations
 
 import array
+import atexit
 import contextlib
 import os
 import select
@@ -70,6 +71,8 @@ class Guard:
                 start_new_session=True,  # Ctrl-C on the terminal is ours to handle
                 cwd="/",
             )
+        # Open until the kernel closes it, since that is what the guard waits for; Python would warn of it at the end.
+        atexit.register(ours.detach)
         self._socket, self._pid, self._pidfd = ours, process.pid, os.pidfd_open(process.pid)
         process.returncode = 0  # it outlives us on purpose, which Popen's finalizer would complain of
         for kept, folder in self._kept.items():

@@ -94,6 +94,12 @@ def test_an_exit_that_forgot_it_ends_it_and_warns(double: FirecrackerDouble, sna
         assert not alive(vm)
 
 
+def test_an_exit_in_order_has_nothing_to_warn_of(double: FirecrackerDouble, snapshot: tuple[Path, Path]) -> None:
+    """The guard's socket stays open to the very end, which is how it learns of that; Python must not complain."""
+    with started(double, snapshot, "import warnings; warnings.simplefilter('always'); vm.close()") as (process, _, _):
+        assert finish(process) == ""
+
+
 LOAD = """other.load_snapshot(sys.argv[2], PythonSource(lambda _o, _s: time.sleep(60), 4 << 20, timeout=99.0))"""
 
 
