@@ -173,6 +173,7 @@ static_assert(sizeof(KvmRunHypercall) == 72 && sizeof(KvmRunMsr) == 24);
 // list), then the entries.
 inline constexpr unsigned long kKvmGetMsrIndexList = _IOC(_IOC_READ | _IOC_WRITE, 0xAEU, 0x02U, 4U);
 inline constexpr unsigned long kKvmGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, 0xAEU, 0x05U, 8U);
+inline constexpr unsigned long kKvmGetRegList = _IOC(_IOC_READ | _IOC_WRITE, 0xAEU, 0xB0U, 8U);
 inline constexpr unsigned long kKvmGetMsrs = _IOC(_IOC_READ | _IOC_WRITE, 0xAEU, 0x88U, 8U);
 inline constexpr unsigned long kKvmSetMsrs = _IOC(_IOC_WRITE, 0xAEU, 0x89U, 8U);
 inline constexpr unsigned long kKvmSetCpuid2 = _IOC(_IOC_WRITE, 0xAEU, 0x90U, 8U);

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
+#include <string>
 
 #include "base/error.hpp"
 #include "kernel/kvm.hpp"
@@ -33,7 +35,13 @@ Vcpu::Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes)
 RunResult Vcpu::run() noexcept {
     ++runs_;
     const int result = ::ioctl(fd_.get(), KVM_RUN, 0);
-    return {result, result < 0 ? errno : 0};
+    if (result < 0) {
+        return {result, errno};
+    }
+    std::uint32_t reason = 0;
+    std::memcpy(&reason, mapping_.data() + kKvmRunExitReason, sizeof reason);
+    has_shut_down_ = reason == kKvmExitShutdown;
+    return {result, 0};
 }
 
 void Vcpu::set_immediate_exit(bool value) noexcept {
@@ -57,6 +65,43 @@ void Vcpu::get(unsigned long request, void* out, const char* operation) const {
 void Vcpu::set(unsigned long request, const void* value, const char* operation) const {
     guard_.check("Vcpu");
     kvm_ioctl(fd_.get(), request, const_cast<void*>(value), operation);  // the kernel only reads it
+}
+
+int Vcpu::try_get(unsigned long request, void* out) const noexcept {
+    if (guard_.inherited()) {
+        return ENODEV;
+    }
+    int result = 0;
+    do {
+        result = ::ioctl(fd_.get(), request, out);
+    } while (result < 0 && errno == EINTR);
+    return result < 0 ? errno : 0;
+}
+
+std::optional<std::uint64_t> Vcpu::try_one_reg(std::uint64_t id) const noexcept {
+    std::uint64_t value = 0;
+    kvm_one_reg request{id, reinterpret_cast<std::uint64_t>(&value)};
+    return try_get(KVM_GET_ONE_REG, &request) == 0 ? std::optional(value) : std::nullopt;
+}
+
+void Vcpu::one_reg(std::uint64_t id, std::span<std::byte> out) const {
+    const std::size_t size = std::size_t{1} << ((id & KVM_REG_SIZE_MASK) >> KVM_REG_SIZE_SHIFT);
+    if (out.size() != size) {
+        throw ArgumentError("register " + hex(id) + " has " + std::to_string(size) + " bytes, not " +
+                            std::to_string(out.size()));
+    }
+    kvm_one_reg request{id, reinterpret_cast<std::uint64_t>(out.data())};
+    get(KVM_GET_ONE_REG, &request, "KVM_GET_ONE_REG");
+}
+
+std::vector<std::uint64_t> Vcpu::reg_list() const {
+    guard_.check("Vcpu");
+    constexpr std::uint64_t kMostRegisters = 8192;
+    std::vector<std::uint64_t> list(1 + kMostRegisters);  // the count, then the numbers
+    list.front() = kMostRegisters;
+    kvm_ioctl(fd_.get(), kKvmGetRegList, list.data(), "KVM_GET_REG_LIST");
+    const std::uint64_t count = std::min(list.front(), kMostRegisters);
+    return {list.begin() + 1, list.begin() + 1 + static_cast<std::ptrdiff_t>(count)};
 }
 
 kvm_regs Vcpu::regs() const {

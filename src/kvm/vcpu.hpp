@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,8 +39,20 @@ public:
     // Completes a pending I/O or MMIO instruction without running on: afterwards the registers are true. Gives 0, or
     // the errno of a KVM_RUN that failed (EINTR is the good answer).
     [[nodiscard]] int drain() noexcept;
+    // The last exit was SHUTDOWN: a back end may have reset the registers since (kvm_amd does), so a capture tells
+    // nothing of where the guest was.
+    [[nodiscard]] bool has_shut_down() const noexcept { return has_shut_down_; }
     // Throws ForkedError in a forked child, where the mapping is still the parent's.
     void check_process() const { guard_.check("Vcpu"); }
+
+    // A GET ioctl that neither throws nor allocates: 0 or the errno (ENODEV in a forked child).
+    [[nodiscard]] int try_get(unsigned long request, void* out) const noexcept;
+    // KVM_GET_ONE_REG of a register of 8 bytes; nothing when it cannot be read.
+    [[nodiscard]] std::optional<std::uint64_t> try_one_reg(std::uint64_t id) const noexcept;
+    // KVM_GET_ONE_REG and KVM_GET_REG_LIST, for architectures that have them. `out` must be as large as the number
+    // says.
+    void one_reg(std::uint64_t id, std::span<std::byte> out) const;
+    [[nodiscard]] std::vector<std::uint64_t> reg_list() const;
 
     [[nodiscard]] kvm_regs regs() const;
     void set_regs(const kvm_regs& regs) const;
@@ -79,6 +92,7 @@ private:
     Mapping mapping_;
     std::size_t xsave_bytes_ = 0;
     std::uint64_t runs_ = 0;
+    bool has_shut_down_ = false;
 };
 
 }  // namespace vmthaw

@@ -117,8 +117,13 @@ void Vm::create_irqchip() const {
 
 Vcpu Vm::create_vcpu(std::uint32_t index) const {
     guard_.check("Vm");
+#if defined(__x86_64__)
+    const auto xsave_bytes = static_cast<std::size_t>(check_extension(KVM_CAP_XSAVE2));
+#else
+    constexpr std::size_t xsave_bytes = 0;
+#endif
     return {UniqueFd(kvm_ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index), "KVM_CREATE_VCPU")),
-            vcpu_mmap_size_, static_cast<std::size_t>(check_extension(KVM_CAP_XSAVE2))};
+            vcpu_mmap_size_, xsave_bytes};
 }
 
 }  // namespace vmthaw

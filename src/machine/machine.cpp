@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/error.hpp"
+#include "machine/capture_full.hpp"
 #include "machine/payload/load_payload.hpp"
 #include "machine/run_timer.hpp"
 
@@ -128,6 +129,12 @@ std::optional<payload::Report> Machine::continue_command(std::uint64_t slice_ns)
                                             : "its vCPU came out with " + exit->describe();
     throw Error("the guest has stopped: " + what, "GuestError",
                 {{"exit", exit->name()}, {"description", exit->describe()}});
+}
+
+FullRegisters Machine::capture_full(std::size_t index) {
+    Vcpu& target = vcpu(index);
+    const Hold hold(*this);
+    return vmthaw::capture_full(kvm_, target);
 }
 
 std::vector<VcpuState> Machine::capture_vcpus(const Hold& /*hold*/) {

@@ -12,6 +12,7 @@
 #include "machine/payload/mailbox.hpp"
 #include "machine/vcpu_state.hpp"
 #include "vcpu/exit.hpp"
+#include "vcpu/full_registers.hpp"
 
 namespace vmthaw {
 
@@ -42,6 +43,9 @@ public:
     // stopped instead; then there is no going on.
     [[nodiscard]] std::optional<payload::Report> continue_command(std::uint64_t slice_ns);
     [[nodiscard]] bool is_busy() const noexcept { return busy_; }
+
+    // Everything that a vCPU holds. StateError while another thread runs the machine.
+    [[nodiscard]] FullRegisters capture_full(std::size_t index);
 
     // Keeps other threads from running or saving the machine; StateError when one does already.
     class Hold;
