@@ -54,7 +54,7 @@ std::optional<std::uint64_t> fingerprint_of(const std::byte* page, std::uint64_t
     return sum;
 }
 
-MemoryContent write_region(const GuestRegion& region, int fd, const std::string& path,
+MemoryContent write_region(const GuestRegion& region, int fd, std::uint64_t start, const std::string& path,
                            const std::atomic<bool>& cancelled) {
     MemoryContent content;
     std::uint64_t run_start = 0;  // of data that is not written yet
@@ -68,7 +68,7 @@ MemoryContent write_region(const GuestRegion& region, int fd, const std::string&
         }
         const std::uint64_t run_end = fingerprint ? at + kPageBytes : at;
         if (!fingerprint || run_end - run_start >= kLargestWrite || run_end == region.size_bytes) {
-            write_all(fd, region.host + run_start, run_end - run_start, region.file_offset + run_start, path);
+            write_all(fd, region.host + run_start, run_end - run_start, start + region.file_offset + run_start, path);
             run_start = at + kPageBytes;
         }
     }
@@ -76,6 +76,17 @@ MemoryContent write_region(const GuestRegion& region, int fd, const std::string&
 }
 
 }  // namespace
+
+MemoryContent write_memory(const GuestMemory& memory, int fd, std::uint64_t start, const std::string& path,
+                           const std::atomic<bool>& cancelled) {
+    MemoryContent content;
+    for (const GuestRegion& region : memory.regions()) {
+        const MemoryContent part = write_region(region, fd, start, path, cancelled);
+        content.data_pages += part.data_pages;
+        content.fingerprint += part.fingerprint;
+    }
+    return content;
+}
 
 MemoryContent write_memory_file(const GuestMemory& memory, const std::string& path,
                                 const std::atomic<bool>& cancelled) {
@@ -89,12 +100,7 @@ MemoryContent write_memory_file(const GuestMemory& memory, const std::string& pa
             const int saved = errno;
             fail(saved, "ftruncate " + path);
         }
-        MemoryContent content;
-        for (const GuestRegion& region : memory.regions()) {
-            const MemoryContent part = write_region(region, fd.get(), path, cancelled);
-            content.data_pages += part.data_pages;
-            content.fingerprint += part.fingerprint;
-        }
+        const MemoryContent content = write_memory(memory, fd.get(), 0, path, cancelled);
         if (::fsync(fd.get()) != 0) {
             const int saved = errno;
             fail(saved, "fsync " + path);

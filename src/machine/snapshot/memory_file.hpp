@@ -22,6 +22,10 @@ struct MemoryContent {
 [[nodiscard]] MemoryContent write_memory_file(const GuestMemory& memory, const std::string& path,
                                               const std::atomic<bool>& cancelled);
 
+// The same into an open file, from byte `start` on; the file must be as large already. `path` is for messages.
+[[nodiscard]] MemoryContent write_memory(const GuestMemory& memory, int fd, std::uint64_t start,
+                                         const std::string& path, const std::atomic<bool>& cancelled);
+
 // Reads a memory file of exactly that size into memory, holes left alone. Throws SystemError, Error(SnapshotError).
 void read_memory_file(const GuestMemory& memory, const std::string& path, const std::atomic<bool>& cancelled);
 
