@@ -217,5 +217,25 @@ class SnapshotError(VmthawError):
     field: str = ""
 
 
+class TranslationError(VmthawError, LookupError):
+    """A guest-virtual address that the guest's page tables do not translate.
+
+    Attributes: ``address``; ``reason`` ("not present", "reserved bits", "not canonical", "no memory", ...); and, where
+    a table was read, ``level``, ``entry_address`` (guest-physical) and ``entry``.
+    """
+
+    address: int = 0
+    reason: str = ""
+    level: int = 0
+    entry_address: int = 0
+    entry: int = 0
+
+
+class FreezeTimeoutError(VmthawError, TimeoutError):
+    """A freeze in which not every vCPU parked in time. Attribute ``not_parked``: their numbers ("0, 2")."""
+
+    not_parked: str = ""
+
+
 class VmmDiedError(VmthawError):
     """The process of a VMM has ended."""

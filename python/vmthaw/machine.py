@@ -20,7 +20,7 @@ from typing import Literal, Self
 
 from vmthaw import _core
 from vmthaw._closing import Closing
-from vmthaw._core import Exit, GuestMemory, MachineState
+from vmthaw._core import CoreAddresses, CoreDumpReport, Exit, FullRegisters, GuestMemory, MachineState
 from vmthaw._lazy_memory import LazyMemory
 from vmthaw.errors import ForkedError, SnapshotError, StateError, VmthawValueError
 from vmthaw.machine_values import (
@@ -170,6 +170,27 @@ class Machine(Closing):
     def run(self, *, timeout: float | None = None) -> Exit:
         """Runs the vCPU until an exit, which it gives, whatever it is. For guests of your own."""
         return self._core_or_raise().run(0, timeout)
+
+    def registers(self) -> FullRegisters:
+        """Everything that the vCPU holds, after its last instruction is complete. StateError while it runs."""
+        return self._core_or_raise().capture_full(0)
+
+    def read_guest_virtual(self, address: int, size: int, *, timeout: float = 30.0) -> bytes:
+        """Memory as the guest's own page tables show it now. Raises TranslationError where they show nothing."""
+        return _core.read_guest_virtual(self.registers().paging_state(), self._memory, address, size, timeout)
+
+    def write_core_dump(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        addresses: CoreAddresses = CoreAddresses.guest_virtual,
+        timeout: float = 60.0,
+    ) -> CoreDumpReport:
+        """Writes an ELF core file for gdb, by the guest's virtual addresses or by physical ones; zero pages are holes.
+
+        `path` must not exist (FileExistsError). Pages that are missing in a lazily restored guest are fetched.
+        """
+        return _core.write_core_dump(os.fspath(path), self._memory, [self.registers()], addresses, timeout)
 
     def ping(self, *, timeout: float = 30.0) -> GuestReport:
         """The smallest round trip."""

@@ -23,6 +23,9 @@ void register_dispatcher(py::module_& module);
 void register_kvm(py::module_& module);
 void register_vcpu(py::module_& module);
 void register_guest_memory(py::module_& module);
+void register_registers(py::module_& module);
+void register_capture_benchmark(py::module_& module);
+void register_freeze(py::module_& module);
 void register_machine(py::module_& module);
 
 }  // namespace vmthaw::bindings

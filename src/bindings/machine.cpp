@@ -155,6 +155,7 @@ void register_machine(py::module_& module) {
                  call_detached("loading the payload", 30.0, [self] { self->load_payload(); });
              })
         .def("run", &run, py::arg("vcpu"), py::arg("timeout"))
+        .def("capture_full", &Machine::capture_full, py::arg("vcpu"), py::call_guard<py::gil_scoped_release>())
         .def(
             "vcpu", [](Machine& self, std::size_t index) -> Vcpu& { return self.vcpu(index); }, py::arg("index"),
             py::return_value_policy::reference_internal)

@@ -22,5 +22,8 @@ PYBIND11_MODULE(_core, module) {
     register_vcpu(module);
     register_kvm(module);
     register_guest_memory(module);
+    register_registers(module);  // reads the memory of the line above
+    register_capture_benchmark(module);
+    register_freeze(module);
     register_machine(module);
 }

@@ -218,6 +218,9 @@ void register_vcpu(py::module_& module) {
                 }
             },
             ReleaseGil(), "Completes a pending I/O or MMIO instruction without running on.")
+        .def_property_readonly("has_shut_down", &Vcpu::has_shut_down,
+                               "The last exit was SHUTDOWN: KVM may have reset the registers, and a capture tells "
+                               "nothing of where the guest was.")
         .def("mp_state", [](const Vcpu& self) { return self.mp_state().mp_state; }, ReleaseGil(), "KVM_GET_MP_STATE.");
 #if defined(__x86_64__)
     vcpu.def("regs", &regs, ReleaseGil(), "The general registers, RIP and RFLAGS, by name.")
