@@ -14,6 +14,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/exit.hpp"
+#include "bindings/freeze.hpp"
 #include "bindings/wait.hpp"
 #include "machine/run_timer.hpp"
 
@@ -115,20 +116,22 @@ private:
     std::unique_ptr<FreezeCoordinator::Attachment> attachment_;
 };
 
-std::vector<std::optional<RegisterSnapshot>> freeze(Coordinator& self, std::optional<double> timeout) {
+}  // namespace
+
+std::vector<std::optional<RegisterSnapshot>> freeze_vcpus(FreezeCoordinator& freezer, std::optional<double> timeout) {
     FreezeCoordinator::Outcome outcome;
-    self.core->begin_freeze();
+    freezer.begin_freeze();
     try {
         (void)wait_interruptible(timeout,
-                                 [&](std::chrono::milliseconds slice) { return self.core->wait_parked(in_ns(slice)); });
+                                 [&](std::chrono::milliseconds slice) { return freezer.wait_parked(in_ns(slice)); });
     } catch (...) {
-        self.core->finish_freeze(outcome);
+        freezer.finish_freeze(outcome);
         if (outcome.status == FreezeStatus::frozen) {
-            self.core->thaw();
+            freezer.thaw();
         }
         throw;
     }
-    self.core->finish_freeze(outcome);
+    freezer.finish_freeze(outcome);
     if (outcome.status == FreezeStatus::killed) {
         throw StateError("the vCPUs were killed");
     }
@@ -142,8 +145,6 @@ std::vector<std::optional<RegisterSnapshot>> freeze(Coordinator& self, std::opti
     }
     return std::move(outcome.snapshots);
 }
-
-}  // namespace
 
 void register_freeze(py::module_& module) {
     py::classh<VcpuThread>(
@@ -179,12 +180,15 @@ void register_freeze(py::module_& module) {
             },
             py::arg("index"), ReleaseGil(),
             "Makes the calling thread the vCPU's. StateError when it has one, VmthawValueError without such a vCPU.")
-        .def("freeze", &freeze, py::arg("timeout") = 30.0,
-             "Parks every vCPU that has a thread and gives their snapshots, by number (None: no thread, or the "
-             "registers could not be read). Raises FreezeTimeoutError, whose `not_parked` names those that did not "
-             "park; "
-             "then nothing was read, and the guest runs on. StateError when frozen already, or killed. Ctrl-C ends the "
-             "wait.")
+        .def(
+            "freeze",
+            [](Coordinator& self, std::optional<double> timeout) { return freeze_vcpus(*self.core, timeout); },
+            py::arg("timeout") = 30.0,
+            "Parks every vCPU that has a thread and gives their snapshots, by number (None: no thread, or the "
+            "registers could not be read). Raises FreezeTimeoutError, whose `not_parked` names those that did not "
+            "park; "
+            "then nothing was read, and the guest runs on. StateError when frozen already, or killed. Ctrl-C ends the "
+            "wait.")
         .def(
             "thaw", [](Coordinator& self) { self.core->thaw(); }, ReleaseGil(),
             "Lets the vCPUs go on. StateError when they are not frozen.")
