@@ -31,10 +31,11 @@ class Closable(Protocol):
 
 
 class Stage(enum.IntEnum):
-    """The order of taking down: servers first, then the sources they read from."""
+    """The order of taking down: guests first, then the servers that have their memory, then what those read from."""
 
-    SERVER = 0
-    SOURCE = 1
+    GUEST = 0
+    SERVER = 1
+    SOURCE = 2
 
 
 class _State:
@@ -90,7 +91,7 @@ def unwatch(fd: int) -> None:
 def register(obj: Closable, stage: Stage = Stage.SERVER) -> None:
     """Has `obj.close_at_exit()` called when the interpreter exits, unless it is gone or unregistered by then.
 
-    Holds no reference. A forgotten server is named in a `ResourceWarning`. Any thread.
+    Holds no reference. A forgotten guest or server is named in a `ResourceWarning`. Any thread.
     """
     key = id(obj)
     state = _state
@@ -111,7 +112,7 @@ def _warn_forgotten(obj: Closable) -> None:
             source=obj,
         )
     except Warning:  # -W error
-        report("a server was forgotten")
+        report("a guest or server was forgotten")
 
 
 def _at_exit() -> None:
@@ -126,7 +127,7 @@ def _at_exit() -> None:
             if object_stage is not stage or obj is None:
                 continue
             try:
-                if stage is Stage.SERVER:
+                if stage is not Stage.SOURCE:
                     _warn_forgotten(obj)
                 obj.close_at_exit()
             except BaseException:

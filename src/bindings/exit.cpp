@@ -171,6 +171,7 @@ void register_exit(py::module_& module) {
         .def_property_readonly(
             "is_interrupted", [](const ExitObject& self) { return self.exit.is_interrupted(); },
             "EINTR or EAGAIN: run again.")
+        .def("__str__", [](const ExitObject& self) { return self.exit.describe(); })
         .def("__repr__", [](const ExitObject& self) { return "<Exit " + self.exit.describe() + ">"; });
     module.def(
         "decode_exit",

@@ -26,6 +26,10 @@ struct ExitObject {
 // The same for the last exit of a vCPU, which `owner` keeps alive.
 [[nodiscard]] ExitObject keep_exit(const Exit& exit, Vcpu& vcpu, py::object owner);
 
+// Gives the guest what it reads: the exit must be the vCPU's last. Throws ArgumentError when it is not a read of that
+// many bytes.
+void answer_exit(const Vcpu& vcpu, const ExitObject& exit, const py::bytes& data);
+
 // An argument of an enumeration that is compared with the members themselves: the general conversion looks up a type
 // and an attribute, which is most of what a short call costs. Filled in when the enumeration is made; GIL held.
 template <typename Enum>

@@ -51,25 +51,6 @@ ExitObject run(Vcpu& self, std::optional<double> timeout) {
     return keep_exit(exit, self, py::cast(&self));
 }
 
-void answer(const Vcpu& self, const ExitObject& exit, const py::bytes& data) {
-    self.check_process();
-    const auto text = static_cast<std::string_view>(data);
-    std::byte* target = nullptr;
-    std::size_t size = 0;
-    if (const auto* io = std::get_if<IoExit>(&exit.exit.payload); io != nullptr && !io->is_write) {
-        target = self.run_bytes().data() + io->data_offset;
-        size = io->data_bytes();
-    } else if (const auto* mmio = std::get_if<MmioExit>(&exit.exit.payload); mmio != nullptr && !mmio->is_write) {
-        target = self.run_bytes().data() + kKvmRunPayload + offsetof(KvmRunMmio, data);
-        size = mmio->size_bytes;
-    }
-    if (target == nullptr || size != text.size()) {
-        throw ArgumentError("an exit that reads " + std::to_string(size) + " bytes cannot be answered with " +
-                            std::to_string(text.size()));
-    }
-    std::memcpy(target, text.data(), size);
-}
-
 #if defined(__x86_64__)
 
 using RegsField = std::pair<const char*, __u64 kvm_regs::*>;
@@ -191,6 +172,25 @@ void set_msrs(const Vcpu& self, const std::map<std::uint32_t, std::uint64_t>& va
 
 }  // namespace
 
+void answer_exit(const Vcpu& self, const ExitObject& exit, const py::bytes& data) {
+    self.check_process();
+    const auto text = static_cast<std::string_view>(data);
+    std::byte* target = nullptr;
+    std::size_t size = 0;
+    if (const auto* io = std::get_if<IoExit>(&exit.exit.payload); io != nullptr && !io->is_write) {
+        target = self.run_bytes().data() + io->data_offset;
+        size = io->data_bytes();
+    } else if (const auto* mmio = std::get_if<MmioExit>(&exit.exit.payload); mmio != nullptr && !mmio->is_write) {
+        target = self.run_bytes().data() + kKvmRunPayload + offsetof(KvmRunMmio, data);
+        size = mmio->size_bytes;
+    }
+    if (target == nullptr || size != text.size()) {
+        throw ArgumentError("an exit that reads " + std::to_string(size) + " bytes cannot be answered with " +
+                            std::to_string(text.size()));
+    }
+    std::memcpy(target, text.data(), size);
+}
+
 void register_vcpu(py::module_& module) {
     module.def(
         "set_kick_signal", &set_kick_signal, py::arg("signal"),
@@ -206,7 +206,7 @@ void register_vcpu(py::module_& module) {
              "Runs until an exit, which it gives. Without the GIL; Ctrl-C ends it. Raises TimeoutError after `timeout` "
              "seconds (None: never); the guest is then where it was and can run on.")
         .def(
-            "answer", &answer, py::arg("exit"), py::arg("data"),
+            "answer", &answer_exit, py::arg("exit"), py::arg("data"),
             "What the guest reads, for an exit of IO in or MMIO read; it gets it at the next run. VmthawValueError for "
             "another exit or size.")
         .def(

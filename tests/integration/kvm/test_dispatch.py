@@ -68,7 +68,9 @@ def test_a_guest_prints_and_reads_through_its_serial_port() -> None:
 
 def test_the_program_of_the_readme_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    programs = [program for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Dispatcher(" in program]
+    programs = [
+        program for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "dispatcher.handle(" in program
+    ]
     assert len(programs) == 1
     exec(compile(programs[0], "README.md", "exec"), {})
     said = re.search(r"^print\(.*\)  # (.*)$", programs[0], re.MULTILINE)

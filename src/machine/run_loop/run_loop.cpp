@@ -1,0 +1,205 @@
+#include "machine/run_loop/run_loop.hpp"
+
+#include <chrono>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "base/error.hpp"
+#include "machine/capture_registers.hpp"
+#include "machine/exit_registers.hpp"
+#include "vcpu/exit_classifier.hpp"
+
+namespace vmthaw {
+namespace {
+
+constexpr std::uint32_t kExitHlt = 5;
+constexpr std::uint32_t kExitInterrupted = 10;  // KVM_EXIT_INTR, beside EINTR
+
+}  // namespace
+
+// Counts the threads that are inside, so that nobody takes the vCPUs away under one.
+class RunLoop::Presence {
+public:
+    explicit Presence(RunLoop& loop) : loop_(loop) {
+        const std::lock_guard lock(loop_.mutex_);
+        ++loop_.present_;
+    }
+    ~Presence() {
+        const std::lock_guard lock(loop_.mutex_);
+        --loop_.present_;
+        loop_.changed_.notify_all();
+    }
+    Presence(const Presence&) = delete;
+    Presence& operator=(const Presence&) = delete;
+
+private:
+    RunLoop& loop_;
+};
+
+RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatcher> dispatcher, ExitFilter filter,
+                 std::shared_ptr<ExitHandler> handler, RunLoopOptions options)
+    : vcpus_(vcpus),
+      dispatcher_(std::move(dispatcher)),
+      filter_(std::move(filter)),
+      handler_(std::move(handler)),
+      options_(options),
+      freezer_(vcpus),
+      counters_(vcpus.size()) {
+    if (vcpus.empty() || !dispatcher_) {
+        throw ArgumentError("a run loop needs vCPUs and a dispatcher");
+    }
+    if (!filter_.empty() && !handler_) {
+        throw ArgumentError("exits are to go to a handler, but there is none");
+    }
+    if (options_.record_capacity > 0) {
+        records_ = std::make_unique<Ring<ExitRecord>>(options_.record_capacity);
+    }
+}
+
+void RunLoop::run_vcpu(std::size_t index) {
+    const Presence presence(*this);
+    FreezeCoordinator::Attachment thread(freezer_, index);
+    Vcpu& vcpu = *vcpus_[index];
+    vcpu.check_process();
+    {
+        const std::lock_guard lock(mutex_);
+        ++begun_;
+        changed_.notify_all();
+    }
+    const ExitProfile profile = dispatcher_->profile();
+    const GuestArch arch = dispatcher_->buses()->arch();
+    while (thread.head() == LoopHead::run) {
+        const std::uint64_t t_enter_ns = monotonic_ns();
+        const RunResult outcome = vcpu.run();
+        const std::uint64_t t_exit_ns = monotonic_ns();
+        Exit exit = classify_exit(profile, arch, outcome.result, outcome.errno_value, vcpu.run_bytes());
+        if (exit.is_interrupted() || (exit.has_reason && exit.reason == kExitInterrupted)) {
+            counters_[index].count_interruption(t_exit_ns - t_enter_ns);
+            continue;
+        }
+        keep_registers(vcpu, exit);
+        const Decision decision = decide(index, exit, vcpu);
+        const std::uint64_t t_decided_ns = monotonic_ns();
+        counters_[index].count_exit(exit.has_reason ? exit.reason : VcpuCounters::kReasons - 1, t_exit_ns - t_enter_ns,
+                                    t_decided_ns - t_exit_ns);
+        if (records_) {
+            record(index, exit, decision, t_enter_ns, t_exit_ns, t_decided_ns);
+        }
+        if (!conclude(index, exit, decision)) {
+            return;
+        }
+    }
+}
+
+RunLoop::Decision RunLoop::decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept {
+    Decision decision;
+    if (const auto entry = filter_.find(exit)) {
+        decision.by_handler = true;
+        counters_[index].count_handled();
+        if (const auto action = handler_->handle(index, exit, vcpu, *entry)) {
+            decision.action = *action;
+            return decision;
+        }
+    }
+    decision.action = dispatcher_->handle(exit, vcpu.run_bytes(), &decision.failed);
+    return decision;
+}
+
+bool RunLoop::conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept {
+    RunEnd end{RunEndKind::unhandled, index, exit, decision.action, {}};
+    switch (decision.action.kind) {
+        case ExitActionKind::continue_:
+            return true;
+        case ExitActionKind::shutdown:
+            end.kind = RunEndKind::shutdown;
+            break;
+        case ExitActionKind::fatal:
+            end.kind = RunEndKind::fatal;
+            break;
+        case ExitActionKind::none:
+            // With an interrupt controller in the kernel a HLT waits there and never comes out. To run on would spin.
+            end.kind = exit.has_reason && exit.reason == kExitHlt ? RunEndKind::halted : RunEndKind::unhandled;
+            break;
+    }
+    if (decision.failed != nullptr) {
+        end.device = decision.failed->name;
+    }
+    finish(std::move(end));
+    return false;
+}
+
+void RunLoop::finish(RunEnd end) noexcept {
+    {
+        const std::lock_guard lock(mutex_);
+        if (!end_) {
+            end_ = std::move(end);
+        }
+        changed_.notify_all();
+    }
+    freezer_.kill();  // refused in a forked child alone, where no vCPU runs
+}
+
+void RunLoop::stop() {
+    guard_.check("RunLoop");
+    finish({});
+}
+
+bool RunLoop::wait(std::uint64_t timeout_ns) {
+    guard_.check("RunLoop");
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),
+                             [this] { return end_.has_value() && present_ == 0; });
+}
+
+bool RunLoop::wait_begun(std::uint64_t timeout_ns) {
+    guard_.check("RunLoop");
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),
+                             [this] { return end_.has_value() || begun_ == vcpus_.size(); });
+}
+
+std::optional<RunEnd> RunLoop::end() const {
+    const std::lock_guard lock(mutex_);
+    return end_;
+}
+
+void RunLoop::record(std::size_t index, const Exit& exit, const Decision& decision, std::uint64_t t_enter_ns,
+                     std::uint64_t t_exit_ns, std::uint64_t t_decided_ns) noexcept {
+    ExitRecord record;
+    record.t_enter_ns = t_enter_ns;
+    record.t_exit_ns = t_exit_ns;
+    record.t_decided_ns = t_decided_ns;
+    record.vcpu = static_cast<std::uint16_t>(index);
+    record.reason = exit.has_reason ? exit.reason : kExitRecordFailed;
+    record.error = exit.has_reason ? 0 : exit.errno_value;
+    record.action = static_cast<std::uint8_t>(decision.action.kind);
+    record.flags = decision.by_handler ? kExitRecordHandler : std::uint8_t{0};
+    bool is_write = false;
+    if (const auto* io = std::get_if<IoExit>(&exit.payload)) {
+        record.address = io->port;
+        record.length = static_cast<std::uint32_t>(io->data_bytes());
+        is_write = io->is_write;
+    } else if (const auto* mmio = std::get_if<MmioExit>(&exit.payload)) {
+        record.address = mmio->guest_address;
+        record.length = mmio->size_bytes;
+        is_write = mmio->is_write;
+    }
+    record.flags |= is_write ? kExitRecordWrite : std::uint8_t{0};
+    if (options_.record_registers) {
+        // An answered instruction is completed first: before that RIP and RAX are those of before it. One that nobody
+        // answered stays as it is.
+        Vcpu& vcpu = *vcpus_[index];
+        if (decision.action.kind == ExitActionKind::continue_) {
+            (void)vcpu.drain();
+        }
+        if (const auto registers = read_registers(vcpu)) {
+            record.instruction_pointer = registers->instruction_pointer;
+            record.stack_pointer = registers->stack_pointer;
+            record.page_table_root = registers->page_table_root;
+            record.flags |= kExitRecordRegisters;
+        }
+    }
+    (void)records_->push(record);
+}
+
+}  // namespace vmthaw
