@@ -218,6 +218,7 @@ void register_vcpu(py::module_& module) {
                 }
             },
             ReleaseGil(), "Completes a pending I/O or MMIO instruction without running on.")
+        .def("memory_slots", &Vcpu::memory_slots, ReleaseGil(), "The slots of its VM, by number, as they are now.")
         .def_property_readonly("has_shut_down", &Vcpu::has_shut_down,
                                "The last exit was SHUTDOWN: KVM may have reset the registers, and a capture tells "
                                "nothing of where the guest was.")

@@ -23,13 +23,19 @@ std::atomic_ref<std::uint8_t> immediate_exit_of(const Mapping& mapping) noexcept
 
 }  // namespace
 
-Vcpu::Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes)
+Vcpu::Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes, std::shared_ptr<MemorySlots> slots)
     : fd_(std::move(fd)),
       mapping_(Mapping::map(mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0, "mmap(vCPU)")),
-      xsave_bytes_(std::max(xsave_bytes, kKvmXsaveBytes)) {
+      xsave_bytes_(std::max(xsave_bytes, kKvmXsaveBytes)),
+      slots_(std::move(slots)) {
     if (mmap_size < sizeof(kvm_run)) {
         throw SystemError(EPROTO, "KVM_GET_VCPU_MMAP_SIZE", "smaller than struct kvm_run");
     }
+}
+
+std::vector<MemorySlot> Vcpu::memory_slots() const {
+    guard_.check("Vcpu");
+    return slots_->list();
 }
 
 RunResult Vcpu::run() noexcept {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "base/fork_guard.hpp"
 #include "base/mapping.hpp"
 #include "base/unique_fd.hpp"
+#include "kvm/memory_slots.hpp"
 
 namespace vmthaw {
 
@@ -23,7 +25,7 @@ struct RunResult {
 // throws SystemError, and ForkedError in a forked child. One thread at a time, but for set_immediate_exit().
 class Vcpu {
 public:
-    Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes);
+    Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes, std::shared_ptr<MemorySlots> slots = std::make_shared<MemorySlots>());
 
     [[nodiscard]] int fd() const noexcept { return fd_.get(); }
     // KVM_RUN, once. EINTR and EAGAIN mean "again"; after an error the mapping's exit reason is an old one, unless it
@@ -42,6 +44,8 @@ public:
     // The last exit was SHUTDOWN: a back end may have reset the registers since (kvm_amd does), so a capture tells
     // nothing of where the guest was.
     [[nodiscard]] bool has_shut_down() const noexcept { return has_shut_down_; }
+    // The slots of its VM, now. Any thread.
+    [[nodiscard]] std::vector<MemorySlot> memory_slots() const;
     // Throws ForkedError in a forked child, where the mapping is still the parent's.
     void check_process() const { guard_.check("Vcpu"); }
 
@@ -91,6 +95,7 @@ private:
     UniqueFd fd_;
     Mapping mapping_;
     std::size_t xsave_bytes_ = 0;
+    std::shared_ptr<MemorySlots> slots_;
     std::uint64_t runs_ = 0;
     bool has_shut_down_ = false;
 };

@@ -87,12 +87,7 @@ void Vm::remove_memory_slot(std::uint32_t slot) {
 
 std::vector<MemorySlot> Vm::memory_slots() const {
     guard_.check("Vm");
-    const std::lock_guard lock(slots_->mutex);
-    std::vector<MemorySlot> slots;
-    for (const auto& [number, slot] : slots_->by_number) {
-        slots.push_back(slot);
-    }
-    return slots;
+    return slots_->list();
 }
 
 std::vector<std::uint64_t> Vm::dirty_log(std::uint32_t slot) const {
@@ -123,7 +118,7 @@ Vcpu Vm::create_vcpu(std::uint32_t index) const {
     constexpr std::size_t xsave_bytes = 0;
 #endif
     return {UniqueFd(kvm_ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index), "KVM_CREATE_VCPU")),
-            vcpu_mmap_size_, xsave_bytes};
+            vcpu_mmap_size_, xsave_bytes, slots_};
 }
 
 }  // namespace vmthaw

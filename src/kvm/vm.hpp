@@ -2,26 +2,15 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/fork_guard.hpp"
 #include "base/unique_fd.hpp"
+#include "kvm/memory_slots.hpp"
 #include "kvm/vcpu.hpp"
 
 namespace vmthaw {
-
-// One run of guest-physical memory, in bytes; every number is a multiple of 4096.
-struct MemorySlot {
-    std::uint32_t slot = 0;
-    std::uint64_t guest_address = 0;
-    std::uint64_t host_address = 0;  // of memory that outlives the slot
-    std::uint64_t size_bytes = 0;
-    bool read_only = false;        // writes exit as MMIO
-    bool log_dirty_pages = false;  // see dirty_log
-};
 
 // One virtual machine's descriptor; move-only. Slots are checked before the kernel sees them and kept for look-up.
 // Safe from several threads. Calls throw SystemError and ArgumentError (a slot that names its field); ForkedError in a
@@ -46,11 +35,7 @@ private:
     ForkGuard guard_;
     UniqueFd fd_;
     std::size_t vcpu_mmap_size_ = 0;
-    struct Slots {
-        std::mutex mutex;
-        std::map<std::uint32_t, MemorySlot> by_number;
-    };
-    std::unique_ptr<Slots> slots_ = std::make_unique<Slots>();
+    std::shared_ptr<MemorySlots> slots_ = std::make_shared<MemorySlots>();
 };
 
 }  // namespace vmthaw
