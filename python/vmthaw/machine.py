@@ -20,8 +20,10 @@ from typing import Literal, Self
 
 from vmthaw import _core
 from vmthaw._closing import Closing
-from vmthaw._core import CoreAddresses, CoreDumpReport, Exit, FullRegisters, GuestMemory, MachineState
+from vmthaw._core import Exit, ExitProfile, GuestMemory, MachineState
 from vmthaw._lazy_memory import LazyMemory
+from vmthaw._machine_capture import MachineCapture
+from vmthaw._machine_run import MachineRun
 from vmthaw.errors import ForkedError, SnapshotError, StateError, VmthawValueError
 from vmthaw.machine_values import (
     FIRST_WORK_PAGE,
@@ -49,27 +51,47 @@ __all__ = [
 Lazy = bool | Literal["mapping"] | str | os.PathLike[str]
 
 
-class Machine(Closing):
-    """A guest with one vCPU, in this process, running the payload.
+class Machine(MachineRun, MachineCapture, Closing):
+    """A guest in this process: the payload on one vCPU, or a program of yours.
 
     `memory` is its size in bytes (a multiple of 4096, 2 MiB to 64 GiB; the first MiB is the payload's own) or a
     `GuestMemory`. Pages are numbered by their offset in a memory file; `first_page` and `pages` default to all of the
-    work area. One thread at a time may run or save it; `read` and `write` are anybody's. Waits release the GIL, end
-    with Ctrl-C, and raise TimeoutError after `timeout` seconds: a command then goes on with `finish`.
-    Raises OSError (no KVM, no memory), StateError, and GuestError when the guest stops instead of answering.
+    work area. With ``payload=False`` memory is zero and vCPUs are as after a reset: write a program, set registers, add
+    devices to `buses`, register functions, and `run`. Exits are answered by `profile`;
+    `exit_records` is the capacity of the ring behind `take_exit_records`. One thread at a time may run or save it;
+    `read` and `write` are anybody's. Waits release the GIL, end with Ctrl-C, and raise TimeoutError after `timeout`
+    seconds: a command then goes on with `finish`. Raises OSError (no KVM, no memory), StateError, and GuestError when
+    the guest stops instead of answering.
     """
 
-    def __init__(self, memory: int | GuestMemory) -> None:
-        self._init(GuestMemory.anonymous(memory) if isinstance(memory, int) else memory)
-        self._core_or_raise().load_payload()
+    def __init__(
+        self,
+        memory: int | GuestMemory,
+        *,
+        vcpus: int = 1,
+        payload: bool = True,
+        profile: ExitProfile = ExitProfile.strict,
+        exit_records: int = 0,
+    ) -> None:
+        if payload and vcpus != 1:
+            raise VmthawValueError(
+                f"the payload runs on one vCPU, not on {vcpus}; payload=False is for programs of yours"
+            )
+        own = GuestMemory.anonymous(memory) if isinstance(memory, int) else memory
+        self._init(own, vcpus, profile, exit_records)
+        if payload:
+            self._core_or_raise().load_payload()
 
-    def _init(self, memory: GuestMemory) -> None:
+    def _init(
+        self, memory: GuestMemory, vcpus: int, profile: ExitProfile = ExitProfile.strict, exit_records: int = 0
+    ) -> None:
         self._memory = memory
         self._workload = Workload()
         self._pid = os.getpid()
         self._lazy: LazyMemory | None = None
         self._operation: Operation | None = None
-        self._core: _core.MachineCore | None = _core.MachineCore(memory)
+        self._core: _core.MachineCore | None = _core.MachineCore(memory, vcpus)
+        self._init_run(vcpus, profile, exit_records)
 
     def _core_or_raise(self) -> _core.MachineCore:
         if os.getpid() != self._pid:
@@ -101,7 +123,7 @@ class Machine(Closing):
         else:
             raise _snapshot_error("memory size", f"{file} has {found} bytes instead of {state.memory_size}")
         machine = cls.__new__(cls)
-        machine._init(memory)
+        machine._init(memory, state.vcpu_count)
         try:
             if lazy is False:
                 _core.read_memory_file(memory, os.fspath(file), timeout)
@@ -127,6 +149,8 @@ class Machine(Closing):
         """
         if os.getpid() != self._pid:
             return
+        if self._core is not None:
+            self._end_run()
         self._core = None
         lazy, self._lazy = self._lazy, None
         if lazy is not None:
@@ -167,30 +191,9 @@ class Machine(Closing):
         self._core_or_raise()
         self._memory.write(guest_address, data, timeout)
 
-    def run(self, *, timeout: float | None = None) -> Exit:
-        """Runs the vCPU until an exit, which it gives, whatever it is. For guests of your own."""
-        return self._core_or_raise().run(0, timeout)
-
-    def registers(self) -> FullRegisters:
-        """Everything that the vCPU holds, after its last instruction is complete. StateError while it runs."""
-        return self._core_or_raise().capture_full(0)
-
-    def read_guest_virtual(self, address: int, size: int, *, timeout: float = 30.0) -> bytes:
-        """Memory as the guest's own page tables show it now. Raises TranslationError where they show nothing."""
-        return _core.read_guest_virtual(self.registers().paging_state(), self._memory, address, size, timeout)
-
-    def write_core_dump(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        addresses: CoreAddresses = CoreAddresses.guest_virtual,
-        timeout: float = 60.0,
-    ) -> CoreDumpReport:
-        """Writes an ELF core file for gdb, by the guest's virtual addresses or by physical ones; zero pages are holes.
-
-        `path` must not exist (FileExistsError). Pages that are missing in a lazily restored guest are fetched.
-        """
-        return _core.write_core_dump(os.fspath(path), self._memory, [self.registers()], addresses, timeout)
+    def run_to_exit(self, *, vcpu: int = 0, timeout: float | None = None) -> Exit:
+        """Runs one vCPU on this thread until an exit, which it gives, whatever it is."""
+        return self._core_or_raise().run(vcpu, timeout)
 
     def ping(self, *, timeout: float = 30.0) -> GuestReport:
         """The smallest round trip."""

@@ -17,24 +17,24 @@ dispatcher decides. What it raises ends the run, and comes out of `wait`.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core, _drainer, _lifecycle
 from vmthaw._closing import Closing
-from vmthaw._core import Dispatcher, Exit, ExitAction, ExitActionKind, RegisterSnapshot, RunEnd, RunEndKind, Vcpu
+from vmthaw._core import Dispatcher, RegisterSnapshot, RunEnd, RunEndKind, Vcpu
+from vmthaw._exit_functions import Answer, ExitFunction, ExitFunctions, Place
+from vmthaw._fault_candidates import candidates_text
 from vmthaw.errors import ForkedError, GuestError, StateError, VmthawValueError
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Answer", "ExitFunction", "RunEnd", "RunEndKind", "RunLoop", "VcpuStats"]
-
-Answer = ExitAction | ExitActionKind | bytes | None
-ExitFunction = Callable[[Exit], Answer]
 
 _END_S = 5.0
 
@@ -55,10 +55,11 @@ class VcpuStats:
     """Time in which exits were answered."""
 
 
-class RunLoop(Closing):
+class RunLoop(ExitFunctions, Closing):
     """One run of the given vCPUs, until the end of one ends all.
 
     Register functions first, then `start` (or `run`); a run that ended does not begin again: make another.
+    `functions` are some that were registered elsewhere.
     `exit_records` is the capacity of a ring of records, one an exit, read by `take_records`; `record_registers`
     completes and captures the vCPU after each exit for them. Any thread may stop, wait, freeze and thaw; waits release
     the GIL and end with Ctrl-C. Inert in a forked child (ForkedError).
@@ -71,6 +72,7 @@ class RunLoop(Closing):
         *,
         exit_records: int = 0,
         record_registers: bool = False,
+        functions: Sequence[Place] = (),
     ) -> None:
         if not vcpus:
             raise VmthawValueError("a run loop needs at least one vCPU")
@@ -78,39 +80,15 @@ class RunLoop(Closing):
         self._dispatcher = dispatcher
         self._records = exit_records
         self._registers = record_registers
-        self._places: list[tuple[str, int, int, ExitFunction]] = []
+        self._places = list(functions)
         self._pid = os.getpid()
         self._core: _core.RunLoopCore | None = None
         self._threads: list[threading.Thread] = []
         self._thread_errors: list[BaseException] = []
 
-    def on_port(self, first: int, last: int | None = None) -> Callable[[ExitFunction], ExitFunction]:
-        """Registers the decorated function for accesses that begin at the ports `first` to `last` (default: `first`).
-
-        `start` raises VmthawValueError for ranges that overlap. StateError after `start`; so the others.
-        """
-        return self._register("port", first, first if last is None else last)
-
-    def on_mmio(self, first: int, last: int) -> Callable[[ExitFunction], ExitFunction]:
-        """Registers the decorated function for accesses that begin at guest physical addresses `first` to `last`."""
-        return self._register("mmio", first, last)
-
-    def on_reason(self, reason: int | str) -> Callable[[ExitFunction], ExitFunction]:
-        """Registers the decorated function for an exit reason, by number or name, that no port or address takes."""
-        number = reason if isinstance(reason, int) else _reason_number(reason)
-        return self._register("reason", number, number)
-
-    def _register(self, kind: str, first: int, last: int) -> Callable[[ExitFunction], ExitFunction]:
+    def _check_may_register(self) -> None:
         if self._core is not None:
             raise StateError("the run has begun; functions are registered before")
-        if not 0 <= first <= last:
-            raise VmthawValueError(f"{kind} {first:#x} to {last:#x}: a range ends at or behind its beginning, from 0")
-
-        def add(function: ExitFunction) -> ExitFunction:
-            self._places.append((kind, first, last, function))
-            return function
-
-        return add
 
     def start(self) -> None:
         """Begins: one thread a vCPU. StateError when it has begun already; OSError without threads left."""
@@ -160,7 +138,7 @@ class RunLoop(Closing):
         end = core.end
         assert end is not None
         if end.kind is RunEndKind.fatal:
-            raise _guest_error(end)
+            raise _guest_error(end, self._vcpus[end.vcpu])
         return end
 
     def stop(self) -> None:
@@ -194,6 +172,11 @@ class RunLoop(Closing):
     def thaw(self) -> None:
         """Lets frozen vCPUs go on. StateError when they are not frozen."""
         self._core_or_raise().thaw()
+
+    @property
+    def frozen(self) -> bool:
+        """All vCPUs are parked, until `thaw`."""
+        return self._core is not None and self._core.frozen
 
     @property
     def running(self) -> bool:
@@ -231,17 +214,12 @@ class RunLoop(Closing):
         return f"<RunLoop of {len(self._vcpus)} vCPUs: {state}>"
 
 
-def _reason_number(name: str) -> int:
-    for number in range(64):
-        if _core.exit_reason_name(number) == name:
-            return number
-    raise VmthawValueError(f"no exit reason is called {name!r}; the names are KVM_EXIT_* without that")
-
-
-def _guest_error(end: RunEnd) -> GuestError:
+def _guest_error(end: RunEnd, vcpu: Vcpu) -> GuestError:
     found = end.exit
     assert found is not None
     device = f", for the device {end.device!r}" if end.device else ""
-    error = GuestError(f"vCPU {end.vcpu} cannot go on: {found} ({end.action}){device}")
+    # With exit MEMORY_FAULT beside it, the kernel names the address itself.
+    where = f"; {candidates_text(vcpu.memory_slots())}" if found.errno == errno.EFAULT and found.reason is None else ""
+    error = GuestError(f"vCPU {end.vcpu} cannot go on: {found} ({end.action}){device}{where}")
     error.exit, error.description = found.name, str(found)
     return error

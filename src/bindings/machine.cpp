@@ -32,6 +32,11 @@ using payload::Report;
 using payload::Workload;
 using MachinePointer = std::shared_ptr<Machine>;
 
+struct HoldObject {
+    MachinePointer machine;  // outlives the hold
+    std::unique_ptr<Machine::Hold> hold;
+};
+
 std::uint64_t in_ns(std::chrono::milliseconds slice) {
     return static_cast<std::uint64_t>(std::chrono::nanoseconds(slice).count());
 }
@@ -47,6 +52,15 @@ ExitObject run(const MachinePointer& self, std::size_t vcpu, std::optional<doubl
     }
     keep_registers(self->vcpu(vcpu), *exit);
     return keep_exit(*exit, self->vcpu(vcpu), py::cast(self));
+}
+
+// `hold` is that of a run whose vCPUs are frozen; without one the machine must not be in use.
+FullRegisters capture(const MachinePointer& self, std::size_t vcpu, const HoldObject* hold) {
+    if (hold != nullptr && (hold->machine != self || hold->hold == nullptr)) {
+        throw ArgumentError("the hold is another machine's, or was released");
+    }
+    const py::gil_scoped_release release;
+    return hold != nullptr ? self->capture_full(*hold->hold, vcpu) : self->capture_full(Machine::Hold(*self), vcpu);
 }
 
 py::dict to_dict(const Report& report) {
@@ -146,8 +160,13 @@ WorkloadTuple workload_to(const Workload& workload) {
 void register_machine(py::module_& module) {
     module.attr("FIRST_WORK_PAGE") = payload::kFirstWorkPage;
     module.attr("DONE_PORT") = payload::kDonePort;
+    py::classh<HoldObject>(module, "MachineHold", "Keeps others from running or saving a machine.")
+        .def("release", [](HoldObject& self) { self.hold.reset(); }, "Lets the machine go. Idempotent.");
     py::class_<Machine, MachinePointer>(module, "MachineCore", "What vmthaw.machine.Machine stands on.")
-        .def(py::init<std::shared_ptr<GuestMemory>>(), py::arg("memory"), py::call_guard<py::gil_scoped_release>())
+        .def(py::init<std::shared_ptr<GuestMemory>, std::uint32_t>(), py::arg("memory"), py::arg("vcpus"),
+             py::call_guard<py::gil_scoped_release>())
+        .def("hold",
+             [](const MachinePointer& self) { return HoldObject{self, std::make_unique<Machine::Hold>(*self)}; })
         .def_property_readonly("memory", &Machine::memory)
         .def_property_readonly("busy", &Machine::is_busy)
         .def("load_payload",
@@ -155,7 +174,7 @@ void register_machine(py::module_& module) {
                  call_detached("loading the payload", 30.0, [self] { self->load_payload(); });
              })
         .def("run", &run, py::arg("vcpu"), py::arg("timeout"))
-        .def("capture_full", &Machine::capture_full, py::arg("vcpu"), py::call_guard<py::gil_scoped_release>())
+        .def("capture_full", &capture, py::arg("vcpu"), py::arg("hold"))
         .def(
             "vcpu", [](Machine& self, std::size_t index) -> Vcpu& { return self.vcpu(index); }, py::arg("index"),
             py::return_value_policy::reference_internal)

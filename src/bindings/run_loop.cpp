@@ -141,6 +141,15 @@ void run_vcpu(const std::shared_ptr<Loop>& self, std::size_t index) {
     }
 }
 
+bool is_frozen(const Loop& self) {
+    for (std::size_t index = 0; index < self.core->vcpu_count(); ++index) {
+        if (!self.core->freezer().is_parked(index)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 std::optional<EndObject> end_of(const Loop& self) {
     std::optional<RunEnd> end;
     {
@@ -265,6 +274,7 @@ void register_run_loop(py::module_& module) {
             py::arg("timeout"))
         .def(
             "thaw", [](Loop& self) { self.core->freezer().thaw(); }, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("frozen", &is_frozen)
         .def_property_readonly("end", &end_of)
         .def_property_readonly("error", [](const Loop& self) { return self.handler->error(); })
         .def("stats", &stats_of, py::arg("index"))

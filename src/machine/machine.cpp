@@ -11,7 +11,7 @@
 namespace vmthaw {
 namespace {
 
-constexpr std::size_t kVcpus = 1;
+constexpr std::uint32_t kMostVcpus = 255;  // what the state of an interrupt controller can name
 constexpr GuestArch kArch =
 #if defined(__aarch64__)
     GuestArch::aarch64;
@@ -35,12 +35,16 @@ Machine::Hold::Hold(Machine& machine) : machine_(machine) {
 
 Machine::Hold::~Hold() { machine_.in_use_.store(false, std::memory_order_release); }
 
-Machine::Machine(std::shared_ptr<GuestMemory> memory) : memory_(std::move(memory)), vm_(kvm_.create_vm()) {
+Machine::Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus)
+    : memory_(std::move(memory)), vm_(kvm_.create_vm()) {
+    if (vcpus == 0 || vcpus > kMostVcpus) {
+        throw ArgumentError("a machine has 1 to " + std::to_string(kMostVcpus) + " vCPUs, not " + std::to_string(vcpus));
+    }
     std::uint32_t slot = 0;
     for (const GuestRegion& region : memory_->regions()) {
         vm_.set_memory_slot({slot++, region.guest_address, region.host_address(), region.size_bytes, false, false});
     }
-    for (std::uint32_t index = 0; index < kVcpus; ++index) {
+    for (std::uint32_t index = 0; index < vcpus; ++index) {
         vcpus_.push_back(std::make_unique<Vcpu>(vm_.create_vcpu(index)));
     }
 }
@@ -131,9 +135,8 @@ std::optional<payload::Report> Machine::continue_command(std::uint64_t slice_ns)
                 {{"exit", exit->name()}, {"description", exit->describe()}});
 }
 
-FullRegisters Machine::capture_full(std::size_t index) {
+FullRegisters Machine::capture_full(const Hold& /*hold*/, std::size_t index) {
     Vcpu& target = vcpu(index);
-    const Hold hold(*this);
     return vmthaw::capture_full(kvm_, target);
 }
 

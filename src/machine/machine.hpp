@@ -16,12 +16,12 @@
 
 namespace vmthaw {
 
-// A guest: memory, its slots and its vCPUs (one, so far), and the protocol of the payload. One thread at a time may run
+// A guest: memory, its slots and its vCPUs, and the protocol of the payload, which runs on a single vCPU. One thread at a time may run
 // or save it (a second gets StateError); memory() is anybody's. Throws SystemError, ArgumentError, StateError.
 class Machine {
 public:
     // Fresh vCPUs; load_payload() or restore_vcpus() comes next.
-    explicit Machine(std::shared_ptr<GuestMemory> memory);
+    explicit Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus = 1);
     ~Machine();
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
@@ -44,11 +44,10 @@ public:
     [[nodiscard]] std::optional<payload::Report> continue_command(std::uint64_t slice_ns);
     [[nodiscard]] bool is_busy() const noexcept { return busy_; }
 
-    // Everything that a vCPU holds. StateError while another thread runs the machine.
-    [[nodiscard]] FullRegisters capture_full(std::size_t index);
-
     // Keeps other threads from running or saving the machine; StateError when one does already.
     class Hold;
+    // Everything that a vCPU holds. The holder sees to it that it does not run: it is frozen, or nobody runs it.
+    [[nodiscard]] FullRegisters capture_full(const Hold& hold, std::size_t index);
     [[nodiscard]] std::vector<VcpuState> capture_vcpus(const Hold& hold);
     // `busy`: the saved guest was at a command, whose sequence number it has.
     void restore_vcpus(const std::vector<VcpuState>& states, bool busy, std::uint64_t sequence);

@@ -224,7 +224,7 @@ def test_a_guest_that_stops_is_reported_and_stays_stopped(machine: Machine) -> N
 
 
 def test_run_gives_the_exit_itself(machine: Machine) -> None:
-    found = machine.run(timeout=5.0)  # the payload answers the command that is not there: a ping
+    found = machine.run_to_exit(timeout=5.0)  # the payload answers the command that is not there: a ping
     assert (found.name, found.fields["is_write"], found.fields["port"]) == ("IO", True, 0x5A0)
 
 

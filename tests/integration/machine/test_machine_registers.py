@@ -24,7 +24,7 @@ def test_a_capture_after_a_shutdown_says_so(machine: Machine) -> None:
     machine.ping()
     assert not machine.registers().after_shutdown
     machine.write(machine.registers()["rip"], b"\x0f\x0b")  # UD2, with no interrupt table
-    assert machine.run(timeout=5.0).name == "SHUTDOWN"
+    assert machine.run_to_exit(timeout=5.0).name == "SHUTDOWN"
     assert machine.core.vcpu(0).has_shut_down
     assert machine.registers().after_shutdown
 
