@@ -25,7 +25,8 @@ struct RunResult {
 // throws SystemError, and ForkedError in a forked child. One thread at a time, but for set_immediate_exit().
 class Vcpu {
 public:
-    Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes, std::shared_ptr<MemorySlots> slots = std::make_shared<MemorySlots>());
+    Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes,
+         std::shared_ptr<MemorySlots> slots = std::make_shared<MemorySlots>());
 
     [[nodiscard]] int fd() const noexcept { return fd_.get(); }
     // KVM_RUN, once. EINTR and EAGAIN mean "again"; after an error the mapping's exit reason is an old one, unless it

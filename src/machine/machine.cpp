@@ -38,7 +38,8 @@ Machine::Hold::~Hold() { machine_.in_use_.store(false, std::memory_order_release
 Machine::Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus)
     : memory_(std::move(memory)), vm_(kvm_.create_vm()) {
     if (vcpus == 0 || vcpus > kMostVcpus) {
-        throw ArgumentError("a machine has 1 to " + std::to_string(kMostVcpus) + " vCPUs, not " + std::to_string(vcpus));
+        throw ArgumentError("a machine has 1 to " + std::to_string(kMostVcpus) + " vCPUs, not " +
+                            std::to_string(vcpus));
     }
     std::uint32_t slot = 0;
     for (const GuestRegion& region : memory_->regions()) {

@@ -16,8 +16,9 @@
 
 namespace vmthaw {
 
-// A guest: memory, its slots and its vCPUs, and the protocol of the payload, which runs on a single vCPU. One thread at a time may run
-// or save it (a second gets StateError); memory() is anybody's. Throws SystemError, ArgumentError, StateError.
+// A guest: memory, its slots and its vCPUs, and the protocol of the payload, which runs on a single vCPU. One thread at
+// a time may run or save it (a second gets StateError); memory() is anybody's. Throws SystemError, ArgumentError,
+// StateError.
 class Machine {
 public:
     // Fresh vCPUs; load_payload() or restore_vcpus() comes next.

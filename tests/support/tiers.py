@@ -12,6 +12,7 @@ VM_X86 = (
     "tests/integration/guest",
     "tests/integration/kvm",
     "tests/integration/machine/test_machine.py",
+    "tests/integration/machine/test_machine_run.py",
     "tests/integration/machine/test_snapshot.py",
     "tests/integration/server/test_bytes.py",
     "tests/integration/server/test_removals.py",

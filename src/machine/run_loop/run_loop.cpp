@@ -7,6 +7,7 @@
 #include "base/error.hpp"
 #include "machine/capture_registers.hpp"
 #include "machine/exit_registers.hpp"
+#include "machine/run_loop/memory_error_scope.hpp"
 #include "vcpu/exit_classifier.hpp"
 
 namespace vmthaw {
@@ -61,6 +62,7 @@ void RunLoop::run_vcpu(std::size_t index) {
     FreezeCoordinator::Attachment thread(freezer_, index);
     Vcpu& vcpu = *vcpus_[index];
     vcpu.check_process();
+    const MemoryErrorScope memory_errors(vcpu);
     {
         const std::lock_guard lock(mutex_);
         ++begun_;
@@ -75,6 +77,10 @@ void RunLoop::run_vcpu(std::size_t index) {
         Exit exit = classify_exit(profile, arch, outcome.result, outcome.errno_value, vcpu.run_bytes());
         if (exit.is_interrupted() || (exit.has_reason && exit.reason == kExitInterrupted)) {
             counters_[index].count_interruption(t_exit_ns - t_enter_ns);
+            if (const auto address = MemoryErrorScope::take_address()) {
+                finish(poisoned_page(index, *address));
+                return;
+            }
             continue;
         }
         keep_registers(vcpu, exit);
@@ -103,6 +109,23 @@ RunLoop::Decision RunLoop::decide(std::size_t index, const Exit& exit, Vcpu& vcp
     }
     decision.action = dispatcher_->handle(exit, vcpu.run_bytes(), &decision.failed);
     return decision;
+}
+
+// The guest touched a poisoned page: said as KVM says it where it has the exit for it (KVM_CAP_MEMORY_FAULT_INFO).
+RunEnd RunLoop::poisoned_page(std::size_t index, std::uint64_t host_address) const {
+    constexpr std::uint64_t kPageBytes = 4096;
+    RunEnd end{RunEndKind::fatal, index, {}, {ExitActionKind::fatal, kErrnoHwPoison}, {}};
+    end.exit.result = -1;
+    end.exit.errno_value = kErrnoHwPoison;
+    for (const MemorySlot& slot : vcpus_[index]->memory_slots()) {
+        if (host_address >= slot.host_address && host_address - slot.host_address < slot.size_bytes) {
+            end.exit.has_reason = true;
+            end.exit.reason = kKvmExitMemoryFault;
+            const std::uint64_t guest_address = slot.guest_address + (host_address - slot.host_address);
+            end.exit.payload = MemoryFaultExit{0, guest_address / kPageBytes * kPageBytes, kPageBytes};
+        }
+    }
+    return end;
 }
 
 bool RunLoop::conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept {

@@ -65,6 +65,7 @@ private:
     [[nodiscard]] Decision decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
     // Whether the loop goes on.
     [[nodiscard]] bool conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept;
+    [[nodiscard]] RunEnd poisoned_page(std::size_t index, std::uint64_t host_address) const;
     void finish(RunEnd end) noexcept;
     void record(std::size_t index, const Exit& exit, const Decision& decision, std::uint64_t t_enter_ns,
                 std::uint64_t t_exit_ns, std::uint64_t t_decided_ns) noexcept;

@@ -12,9 +12,10 @@ import pytest
 
 from tests.integration.kvm.support import CODE, TinyGuest
 from tests.support.eventually import PATIENCE
+from tests.support.forked import assert_inert_in_a_forked_child
 from tests.support.tree import ROOT
 from vmthaw.devices import I8042, Buses, OutputBuffer, Serial
-from vmthaw.errors import ForkedError, GuestError, StateError, VmthawValueError
+from vmthaw.errors import GuestError, StateError, VmthawValueError
 from vmthaw.run_loop import RunEnd, RunEndKind, RunLoop
 from vmthaw.vcpu import Dispatcher, Exit, ExitAction, ExitActionKind, ExitProfile, GuestArch
 
@@ -329,16 +330,7 @@ def test_a_forked_child_finds_it_inert() -> None:
     guest = Guest(OUT_FOR_EVER)
     with guest.loop as loop:
         loop.start()
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                loop.stop()
-            except ForkedError:
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert_inert_in_a_forked_child(loop.stop)
         wait_for_exits(loop)
 
 
