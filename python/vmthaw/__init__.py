@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SessionState,
         WorkingSetMode,
     )
+    from vmthaw.run_loop import RunEnd, RunEndKind, RunLoop
     from vmthaw.server import (
         DetachedSession,
         Failure,
@@ -96,6 +97,9 @@ _HOMES = {
     "PrewarmList": "vmthaw.pager",
     "PythonSource": "vmthaw.source",
     "Region": "vmthaw.pager",
+    "RunEnd": "vmthaw.run_loop",
+    "RunEndKind": "vmthaw.run_loop",
+    "RunLoop": "vmthaw.run_loop",
     "Serial": "vmthaw.devices",
     "ServerTotals": "vmthaw.server",
     "SessionEvent": "vmthaw.server",
@@ -155,6 +159,9 @@ __all__ = [
     "PrewarmList",
     "PythonSource",
     "Region",
+    "RunEnd",
+    "RunEndKind",
+    "RunLoop",
     "Serial",
     "ServerTotals",
     "SessionEvent",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
@@ -13,7 +12,6 @@ import pytest
 from tests.integration.kvm.support import CODE, TinyGuest
 from tests.support.eventually import PATIENCE
 from tests.support.forked import assert_inert_in_a_forked_child
-from tests.support.tree import ROOT
 from vmthaw.devices import I8042, Buses, OutputBuffer, Serial
 from vmthaw.errors import GuestError, StateError, VmthawValueError
 from vmthaw.run_loop import RunEnd, RunEndKind, RunLoop
@@ -332,14 +330,3 @@ def test_a_forked_child_finds_it_inert() -> None:
         loop.start()
         assert_inert_in_a_forked_child(loop.stop)
         wait_for_exits(loop)
-
-
-def test_the_program_of_the_readme_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    programs = [program for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "RunLoop(" in program]
-    assert len(programs) == 1
-    assert len(programs[0].splitlines()) <= 20
-    exec(compile(programs[0], "README.md", "exec"), {})
-    frozen, stopped = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"ip=0x000000000000100[0-4] sp=0x0{16} ptroot=0x0{16}", frozen)
-    assert stopped.startswith("stopped VcpuStats(exits={'IO': ")

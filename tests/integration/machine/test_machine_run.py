@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
 from tests.integration.kvm.test_run_loop import HLT, LONG, OUT_FOR_EVER, SPIN, in_to_memory, out
 from tests.support.eventually import eventually
+from tests.support.tree import ROOT
 from vmthaw.devices import OutputBuffer, Serial
 from vmthaw.errors import GuestError, StateError, VmthawValueError
 from vmthaw.machine import Machine
@@ -149,3 +151,16 @@ def test_the_payload_still_answers_between_runs() -> None:
     with Machine(MEMORY) as machine:
         machine.ping().check()
         assert machine.stats == []
+
+
+def test_the_program_of_the_readme_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    programs = [
+        program for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "machine.freeze()" in program
+    ]
+    assert len(programs) == 1
+    assert len(programs[0].splitlines()) <= 20
+    exec(compile(programs[0], "README.md", "exec"), {})
+    frozen, stopped = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"ip=0x000000000000100[0-4] sp=0x0{16} ptroot=0x0{16}", frozen)
+    assert stopped.startswith("stopped VcpuStats(exits=")
