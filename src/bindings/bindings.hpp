@@ -5,6 +5,8 @@
 namespace vmthaw::bindings {
 
 namespace py = pybind11;
+// For calls that may wait: once here, since the files are compiled several at a time.
+using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 
 void register_errors(py::module_& module);
 void register_log(py::module_& module);

@@ -28,7 +28,6 @@
 namespace vmthaw::bindings {
 namespace {
 
-using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 using Data = std::span<const std::uint8_t>;
 
 Data data_of(const BufferView& view) {

@@ -21,7 +21,6 @@
 namespace vmthaw::bindings {
 namespace {
 
-using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 constexpr GuestArch kArch =
 #if defined(__aarch64__)
     GuestArch::aarch64;

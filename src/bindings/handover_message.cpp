@@ -24,7 +24,6 @@ std::vector<RegionTuple> parse(const std::string& text) {
 }  // namespace
 
 void register_handover_message(py::module_& module) {
-    using ReleaseGil = py::call_guard<py::gil_scoped_release>;
     module.def("parse_handover_message", &parse, py::arg("text"), ReleaseGil(),
                "Parses a VMM's hand-over message (bytes or str) into (host address, size, source offset, page size) "
                "tuples, all in bytes. Raises HandoverError, whose `field` names what is wrong.");

@@ -12,8 +12,6 @@
 
 namespace vmthaw::bindings {
 
-using ReleaseGil = py::call_guard<py::gil_scoped_release>;
-
 void register_kvm(py::module_& module) {
     py::classh<Kvm>(module, "Kvm",
                     "/dev/kvm, opened and checked. Immutable and safe from any thread; calls release the GIL and raise "

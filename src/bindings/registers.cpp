@@ -29,7 +29,6 @@
 namespace vmthaw::bindings {
 namespace {
 
-using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 using MemoryPointer = std::shared_ptr<GuestMemory>;
 using PythonReader = std::function<std::optional<py::bytes>(std::uint64_t, std::size_t)>;
 using Memory = std::variant<MemoryPointer, PythonReader>;

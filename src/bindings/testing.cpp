@@ -18,7 +18,6 @@ namespace vmthaw::bindings {
 namespace {
 
 using namespace vmthaw::testing;
-using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 
 template <typename Value>
 Value by_name(const std::map<std::string, Value>& names, const std::string& name, const char* what) {

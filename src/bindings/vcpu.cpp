@@ -23,7 +23,6 @@
 namespace vmthaw::bindings {
 namespace {
 
-using ReleaseGil = py::call_guard<py::gil_scoped_release>;
 using Numbers = std::map<std::string, std::uint64_t>;
 
 ExitObject run(Vcpu& self, std::optional<double> timeout) {
