@@ -205,8 +205,9 @@ def test_a_run_ends_with_its_timeout_and_goes_on_later() -> None:
 
 
 def test_a_run_with_no_time_at_all_comes_back() -> None:
+    guest = TinyGuest(SPIN)  # its memory must live as long as the run
     with pytest.raises(TimeoutError):
-        TinyGuest(SPIN).vcpu.run(0.0)
+        guest.vcpu.run(0.0)
 
 
 def test_other_threads_run_python_while_a_guest_runs() -> None:
