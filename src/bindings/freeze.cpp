@@ -28,10 +28,6 @@ constexpr GuestArch kArch =
     GuestArch::x86_64;
 #endif
 
-std::uint64_t in_ns(std::chrono::milliseconds slice) {
-    return static_cast<std::uint64_t>(std::chrono::nanoseconds(slice).count());
-}
-
 // The coordinator and what it must not outlive. Only Python objects own it, so it goes with the GIL held.
 struct Coordinator {
     std::vector<py::object> owners;
@@ -63,9 +59,9 @@ public:
         LoopHead next = LoopHead::run;
         Exit exit;
         const bool done = wait_interruptible(timeout, [&](std::chrono::milliseconds slice) {
-            const RunTimer timer(vcpu, in_ns(slice));
+            const RunTimer timer(vcpu, slice_ns(slice));
             for (;;) {
-                next = attachment_->head(in_ns(slice));
+                next = attachment_->head(slice_ns(slice));
                 if (next != LoopHead::run) {
                     return next == LoopHead::killed;  // parked: the signals of Python are looked at meanwhile
                 }
@@ -122,7 +118,7 @@ std::vector<std::optional<RegisterSnapshot>> freeze_vcpus(FreezeCoordinator& fre
     freezer.begin_freeze();
     try {
         (void)wait_interruptible(timeout,
-                                 [&](std::chrono::milliseconds slice) { return freezer.wait_parked(in_ns(slice)); });
+                                 [&](std::chrono::milliseconds slice) { return freezer.wait_parked(slice_ns(slice)); });
     } catch (...) {
         freezer.finish_freeze(outcome);
         if (outcome.status == FreezeStatus::frozen) {

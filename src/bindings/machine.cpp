@@ -37,14 +37,10 @@ struct HoldObject {
     std::unique_ptr<Machine::Hold> hold;
 };
 
-std::uint64_t in_ns(std::chrono::milliseconds slice) {
-    return static_cast<std::uint64_t>(std::chrono::nanoseconds(slice).count());
-}
-
 ExitObject run(const MachinePointer& self, std::size_t vcpu, std::optional<double> timeout) {
     std::optional<Exit> exit;
     const bool done = wait_interruptible(timeout, [&](std::chrono::milliseconds slice) {
-        exit = self->run_slice(vcpu, in_ns(slice));
+        exit = self->run_slice(vcpu, slice_ns(slice));
         return exit.has_value();
     });
     if (!done || !exit) {
@@ -82,7 +78,7 @@ py::dict to_dict(const Report& report) {
 py::dict finish(const MachinePointer& self, std::optional<double> timeout) {
     std::optional<Report> report;
     const bool done = wait_interruptible(timeout, [&](std::chrono::milliseconds slice) {
-        report = self->continue_command(in_ns(slice));
+        report = self->continue_command(slice_ns(slice));
         return report.has_value();
     });
     if (!done || !report) {

@@ -4,7 +4,6 @@
 #include "machine/run_loop/run_loop.hpp"
 
 #include <pybind11/native_enum.h>
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cerrno>
@@ -19,6 +18,7 @@
 #include "bindings/exit.hpp"
 #include "bindings/freeze.hpp"
 #include "bindings/python_device.hpp"
+#include "bindings/record_array.hpp"
 #include "bindings/wait.hpp"
 
 namespace vmthaw::bindings {
@@ -125,10 +125,6 @@ std::shared_ptr<Loop> make_loop(const py::sequence& vcpus, const std::shared_ptr
     return loop;
 }
 
-std::uint64_t slice_ns(std::chrono::milliseconds slice) {
-    return static_cast<std::uint64_t>(std::chrono::nanoseconds(slice).count());
-}
-
 void run_vcpu(const std::shared_ptr<Loop>& self, std::size_t index) {
     {
         const py::gil_scoped_release release;
@@ -182,31 +178,23 @@ py::dict stats_of(const Loop& self, std::size_t index) {
 }
 
 py::dtype exit_record_dtype() {
-    py::list names;
-    py::list formats;
-    py::list offsets;
-    const auto field = [&](const char* name, const char* format, std::size_t offset) {
-        names.append(py::str(name));
-        formats.append(py::str(format));
-        offsets.append(offset);
-    };
-    field("t_enter_ns", "<u8", offsetof(ExitRecord, t_enter_ns));
-    field("t_exit_ns", "<u8", offsetof(ExitRecord, t_exit_ns));
-    field("t_decided_ns", "<u8", offsetof(ExitRecord, t_decided_ns));
-    field("address", "<u8", offsetof(ExitRecord, address));
-    field("instruction_pointer", "<u8", offsetof(ExitRecord, instruction_pointer));
-    field("stack_pointer", "<u8", offsetof(ExitRecord, stack_pointer));
-    field("page_table_root", "<u8", offsetof(ExitRecord, page_table_root));
-    field("length", "<u4", offsetof(ExitRecord, length));
-    field("reason", "<u4", offsetof(ExitRecord, reason));
-    field("error", "<i4", offsetof(ExitRecord, error));
-    field("vcpu", "<u2", offsetof(ExitRecord, vcpu));
-    field("action", "u1", offsetof(ExitRecord, action));
-    field("flags", "u1", offsetof(ExitRecord, flags));
-    return py::dtype(names, formats, offsets, static_cast<py::ssize_t>(sizeof(ExitRecord)));
+    RecordDtype dtype;
+    dtype.field("t_enter_ns", "<u8", offsetof(ExitRecord, t_enter_ns));
+    dtype.field("t_exit_ns", "<u8", offsetof(ExitRecord, t_exit_ns));
+    dtype.field("t_decided_ns", "<u8", offsetof(ExitRecord, t_decided_ns));
+    dtype.field("address", "<u8", offsetof(ExitRecord, address));
+    dtype.field("instruction_pointer", "<u8", offsetof(ExitRecord, instruction_pointer));
+    dtype.field("stack_pointer", "<u8", offsetof(ExitRecord, stack_pointer));
+    dtype.field("page_table_root", "<u8", offsetof(ExitRecord, page_table_root));
+    dtype.field("length", "<u4", offsetof(ExitRecord, length));
+    dtype.field("reason", "<u4", offsetof(ExitRecord, reason));
+    dtype.field("error", "<i4", offsetof(ExitRecord, error));
+    dtype.field("vcpu", "<u2", offsetof(ExitRecord, vcpu));
+    dtype.field("action", "u1", offsetof(ExitRecord, action));
+    dtype.field("flags", "u1", offsetof(ExitRecord, flags));
+    return dtype.make(sizeof(ExitRecord));
 }
 
-// The array is the vector's own memory; the capsule frees it with the last view.
 py::array take_records(const Loop& self, std::size_t limit) {
     auto records = std::make_unique<std::vector<ExitRecord>>();
     {
@@ -217,12 +205,7 @@ py::array take_records(const Loop& self, std::size_t limit) {
             records->push_back(record);
         }
     }
-    const auto count = static_cast<py::ssize_t>(records->size());
-    const void* data = records->data();
-    const py::dtype dtype = exit_record_dtype();
-    const py::capsule owner(records.release(),
-                            [](void* pointer) { delete static_cast<std::vector<ExitRecord>*>(pointer); });
-    return py::array(dtype, {count}, {static_cast<py::ssize_t>(sizeof(ExitRecord))}, data, owner);
+    return record_array(std::move(records), exit_record_dtype());
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "bindings/record_array.hpp"
 #include "handover/page_server.hpp"
 #include "pager/pager_session.hpp"
 #include "trace/fault_record.hpp"
@@ -15,35 +16,27 @@ namespace vmthaw::bindings {
 namespace {
 
 py::dtype record_dtype() {
-    py::list names;
-    py::list formats;
-    py::list offsets;
-    const auto field = [&](const char* name, const char* format, std::size_t offset) {
-        names.append(py::str(name));
-        formats.append(py::str(format));
-        offsets.append(offset);
-    };
-    field("t_fault_ns", "<u8", offsetof(FaultRecord, t_fault_ns));
-    field("t_fetched_ns", "<u8", offsetof(FaultRecord, t_fetched_ns));
-    field("t_installed_ns", "<u8", offsetof(FaultRecord, t_installed_ns));
-    field("guest_address", "<u8", offsetof(FaultRecord, guest_address));
-    field("offset", "<u8", offsetof(FaultRecord, offset));
-    field("session", "<u4", offsetof(FaultRecord, session));
-    field("pages", "<u4", offsetof(FaultRecord, pages));
-    field("tid", "<i4", offsetof(FaultRecord, tid));
-    field("region", "<u2", offsetof(FaultRecord, region));
-    field("handler", "<u2", offsetof(FaultRecord, handler));
-    field("page_size_log2", "u1", offsetof(FaultRecord, page_size_log2));
-    field("flags", "u1", offsetof(FaultRecord, flags));
-    field("kind", "u1", offsetof(FaultRecord, kind));
-    field("page_class", "u1", offsetof(FaultRecord, page_class));
-    field("outcome", "u1", offsetof(FaultRecord, outcome));
-    field("source", "u1", offsetof(FaultRecord, source));
-    field("layer", "u1", offsetof(FaultRecord, layer));
-    return py::dtype(names, formats, offsets, static_cast<py::ssize_t>(sizeof(FaultRecord)));
+    RecordDtype dtype;
+    dtype.field("t_fault_ns", "<u8", offsetof(FaultRecord, t_fault_ns));
+    dtype.field("t_fetched_ns", "<u8", offsetof(FaultRecord, t_fetched_ns));
+    dtype.field("t_installed_ns", "<u8", offsetof(FaultRecord, t_installed_ns));
+    dtype.field("guest_address", "<u8", offsetof(FaultRecord, guest_address));
+    dtype.field("offset", "<u8", offsetof(FaultRecord, offset));
+    dtype.field("session", "<u4", offsetof(FaultRecord, session));
+    dtype.field("pages", "<u4", offsetof(FaultRecord, pages));
+    dtype.field("tid", "<i4", offsetof(FaultRecord, tid));
+    dtype.field("region", "<u2", offsetof(FaultRecord, region));
+    dtype.field("handler", "<u2", offsetof(FaultRecord, handler));
+    dtype.field("page_size_log2", "u1", offsetof(FaultRecord, page_size_log2));
+    dtype.field("flags", "u1", offsetof(FaultRecord, flags));
+    dtype.field("kind", "u1", offsetof(FaultRecord, kind));
+    dtype.field("page_class", "u1", offsetof(FaultRecord, page_class));
+    dtype.field("outcome", "u1", offsetof(FaultRecord, outcome));
+    dtype.field("source", "u1", offsetof(FaultRecord, source));
+    dtype.field("layer", "u1", offsetof(FaultRecord, layer));
+    return dtype.make(sizeof(FaultRecord));
 }
 
-// The array is the vector's own memory; the capsule frees it with the last view.
 py::array take_records(PagerSession& session, std::size_t limit) {
     auto records = std::make_unique<std::vector<FaultRecord>>();
     {
@@ -52,12 +45,7 @@ py::array take_records(PagerSession& session, std::size_t limit) {
             ring->drain(*records, limit);
         }
     }
-    const auto count = static_cast<py::ssize_t>(records->size());
-    const void* data = records->data();
-    const py::dtype dtype = record_dtype();
-    const py::capsule owner(records.release(),
-                            [](void* pointer) { delete static_cast<std::vector<FaultRecord>*>(pointer); });
-    return py::array(dtype, {count}, {static_cast<py::ssize_t>(sizeof(FaultRecord))}, data, owner);
+    return record_array(std::move(records), record_dtype());
 }
 
 std::uint64_t dropped_records(PagerSession& session) {

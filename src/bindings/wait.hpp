@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <optional>
 
@@ -15,6 +16,11 @@
 namespace vmthaw::bindings {
 
 inline constexpr std::chrono::milliseconds kWaitSlice{50};
+
+// A slice as the core takes it.
+inline std::uint64_t slice_ns(std::chrono::milliseconds slice) {
+    return static_cast<std::uint64_t>(std::chrono::nanoseconds(slice).count());
+}
 
 // Calls `wait_slice(how long)` until it answers true (then true) or `timeout_s` is over (then false). None waits for
 // ever, 0 and less look once. `wait_slice` waits at most that long and may come back early.

@@ -42,17 +42,11 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
 
 void install_handler() {
     const std::lock_guard lock(g_mutex);
-    struct sigaction found{};
-    check_errno(::sigaction(SIGBUS, nullptr, &found), "sigaction(SIGBUS)");
-    const bool has_info = (static_cast<unsigned>(found.sa_flags) & unsigned{SA_SIGINFO}) != 0;
-    if (has_info && found.sa_sigaction == &on_bus_error) {
-        return;
-    }
     static bool installed = false;
     if (installed) {
-        return;  // somebody came after this handler, and passes on to it or not: to go before him again would be a ring
+        return;  // also where somebody came after this handler: to go before him again could be a ring
     }
-    g_previous = found;
+    check_errno(::sigaction(SIGBUS, nullptr, &g_previous), "sigaction(SIGBUS)");
     struct sigaction action{};
     action.sa_sigaction = &on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
