@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -13,6 +12,7 @@
 #include <string>
 
 #include "base/error.hpp"
+#include "descriptor_limit.hpp"
 #include "handover/unix_address.hpp"
 
 namespace vmthaw {
@@ -214,16 +214,14 @@ TEST_F(HandoverListenerTest, AdoptsNothingElse) {
     }
 }
 
-TEST_F(HandoverListenerTest, KeepsAVmmInTheQueueWhenDescriptorsRunOut) {
+TEST_F(HandoverListenerTest, KeepsAVmmInTheQueueWhenOutOfDescriptors) {
     const HandoverListener listener = HandoverListener::create(path_);
     const UniqueFd vmm = connect(path_);
-    rlimit former{};
-    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &former), 0);
-    rlimit tight = former;
-    tight.rlim_cur = 1;
-    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &tight), 0);
-    const AcceptOutcome refused = listener.accept();
-    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &former), 0);
+    AcceptOutcome refused;
+    {
+        const DescriptorLimit none(1);
+        refused = listener.accept();
+    }
     EXPECT_EQ(refused.status, AcceptStatus::out_of_descriptors);
     EXPECT_EQ(refused.errno_value, EMFILE);
     EXPECT_EQ(listener.accept().status, AcceptStatus::accepted);

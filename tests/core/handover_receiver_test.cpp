@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include <string_view>
 
 #include "base/send_descriptors.hpp"
+#include "descriptor_limit.hpp"
 #include "handover/peer.hpp"
 #include "userfaultfd/userfaultfd_factory.hpp"
 
@@ -195,17 +195,13 @@ TEST_F(HandoverReceiverTest, RefusesAnEndlessMessage) {
     EXPECT_NE(receiver_->failure().text.find("longer than"), std::string::npos);
 }
 
-TEST_F(HandoverReceiverTest, SaysThatDescriptorsRanOut) {
-    rlimit former{};
-    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &former), 0);
+TEST_F(HandoverReceiverTest, SaysThatItIsOutOfDescriptors) {
     const UniqueFd lowest_free(::dup(0));
     send(kText, {uffd(), other_.get()});
-    rlimit tight = former;
-    tight.rlim_cur = static_cast<rlim_t>(lowest_free.get()) + 1;
-    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &tight), 0);
-    const HandoverStatus status = receiver_->step();
-    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &former), 0);
-    ASSERT_EQ(status, HandoverStatus::failed);
+    {
+        const DescriptorLimit one_more(static_cast<rlim_t>(lowest_free.get()) + 1);
+        ASSERT_EQ(receiver_->step(), HandoverStatus::failed);
+    }
     EXPECT_NE(receiver_->failure().text.find("RLIMIT_NOFILE"), std::string::npos) << receiver_->failure().text;
 }
 

@@ -1,5 +1,4 @@
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -7,6 +6,7 @@
 #include <sstream>
 
 #include "base/send_descriptors.hpp"
+#include "descriptor_limit.hpp"
 #include "handover/page_server.hpp"
 #include "handover/unix_address.hpp"
 #include "pager_support.hpp"
@@ -225,13 +225,9 @@ TEST_F(PageServerTest, OutOfDescriptorsIsReportedAndSurvived) {
     const auto made = server(source());
     Vmm vmm;
     vmm.socket = UniqueFd(check_errno(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
-    rlimit before{};
-    check_errno(::getrlimit(RLIMIT_NOFILE, &before), "getrlimit");
     {
+        const DescriptorLimit low(256);
         std::vector<UniqueFd> hoard;
-        rlimit low = before;
-        low.rlim_cur = 256;
-        check_errno(::setrlimit(RLIMIT_NOFILE, &low), "setrlimit");
         for (;;) {
             UniqueFd fd(::dup(0));
             if (!fd) {
@@ -244,7 +240,6 @@ TEST_F(PageServerTest, OutOfDescriptorsIsReportedAndSurvived) {
         EXPECT_TRUE(eventually([&] { return !made->failures().empty(); }));
         EXPECT_EQ(made->failures().front().field, "descriptors");
     }
-    check_errno(::setrlimit(RLIMIT_NOFILE, &before), "setrlimit");
     vmm.send();
     EXPECT_TRUE(eventually([&] { return made->session_count() == 1; }));
     drain_all(*made);

@@ -14,6 +14,6 @@ PROGRAM = gtest.executable("release")
 def test_core_suite_passes(suite: str) -> None:
     assert PROGRAM.exists(), f"{PROGRAM} is missing: run `make build`"
     result = gtest.run(PROGRAM, f"{suite}.*", timeout=110)
-    assert result.ok, f"{suite}: {result.failed or f'status {result.status}'}\n{result.output}"
+    assert result.ok, f"{suite}: {result.failed or f'status {result.status}'}\n{result.account}"
     if result.skipped:
         pytest.skip(result.skip_reason)

@@ -42,6 +42,12 @@ class Result:
         return self.status == 0 and not self.failed and self.passed + len(self.skipped) > 0
 
     @property
+    def account(self) -> str:
+        """The output without the tests that passed, which bury the one that did not (or the report of a sanitizer)."""
+        passed = re.compile(r"\[ RUN      \] (\S+)\n\[       OK \] \1 .*\n")
+        return re.sub(r"(?m)^(\[-{10}\].*)?\n", "", passed.sub("", self.output))
+
+    @property
     def skip_reason(self) -> str:
         """Every distinct reason given by a skipped test."""
         return "; ".join(sorted(set(self.skipped.values())))
