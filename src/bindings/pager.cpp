@@ -105,7 +105,8 @@ void register_config(py::module_& module) {
 
 fill_mode and fill_bytes (a power of two, 4096 to 1 GiB): the fill planner. retries after the first try of a failing
 source, retry_min to retry_max apart, jittered. failure_policy, placement and cpu (for Placement.pinned). poll_interval:
-how often one session in turn is checked for lost registrations (0: never). drain_timeout: how long draining may take.
+how often one session in turn is checked for lost registrations (0: never; a VM so large that reading its smaps takes
+more than half a per cent of the time, seldomer). drain_timeout: how long draining may take.
 max_in_flight: faults that may wait for source threads, per VM. trace_records: capacity of a session's ring of fault
 records (0: none). working_set_mode: when a server's working set is installed. Raises VmthawValueError that names the field.)")
         .def(py::init([](FillMode fill_mode, std::uint64_t fill_bytes, std::uint32_t retries, double retry_min,

@@ -100,7 +100,7 @@ void PagerSession::begin_serving() {
         state_ = SessionState::serving;
         drain_ns = drain_wanted_ns_;
         runtime_.attach(std::static_pointer_cast<WorkerClient>(shared_from_this()), core_.config.placement,
-                        core_.config.cpu, core_.config.poll_interval_ns, replays);
+                        core_.config.cpu, core_.config.poll_interval_ns, replays ? Watch::one : Watch::usual);
     }
     if (replays) {
         runtime_.source_lane().submit({shared_from_this(), LaneWork::working_set, {}});

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/fork_guard.hpp"
+#include "pager/check_pace.hpp"
 #include "pager/message_handler.hpp"
 #include "pager/page_installer.hpp"
 #include "pager/reread_chance.hpp"
@@ -100,7 +101,9 @@ private:
     PagerSession(SessionOptions options, PageTable table, FailurePolicy policy, SessionObserver* observer);
 
     void begin_serving();
-    void answer(MessageBatch& batch, std::uint16_t worker) noexcept;
+    // Takes all messages that are there, and with `may_reread` those that come meanwhile, while that pays.
+    void serve_messages(std::uint16_t handler, bool may_reread) noexcept;
+    void answer(MessageBatch& batch, std::uint16_t handler) noexcept;
     void read_later(int errno_value) noexcept;
     void execute(FillTask task, const FillContext& context) noexcept;
     void defer(FillTask task, bool to_source_lane, std::uint64_t delay_ns) noexcept;
@@ -148,10 +151,13 @@ private:
     std::unique_ptr<WorkingSetReplay> replay_;  // null: no working set
     std::atomic<bool> replay_done_{false};
     std::uint16_t replay_waits_ = 0;  // the replaying thread's
+    bool replay_has_waited_ = false;  // for the source; the replaying thread's
     std::atomic<std::uint32_t> in_flight_{0};
     std::atomic<bool> overflowed_{false};
     std::atomic<bool> unreadable_{false};  // said once
     RereadChance reread_chance_;
+    std::mutex check_mutex_;
+    CheckPace check_pace_;  // under it
     std::atomic<bool> first_fault_seen_{false};
     std::atomic<bool> foreign_reported_{false};
     std::atomic<bool> kill_sent_{false};

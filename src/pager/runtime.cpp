@@ -69,10 +69,10 @@ Runtime::~Runtime() {
 }
 
 void Runtime::attach(const std::shared_ptr<WorkerClient>& client, Placement placement, int cpu,
-                     std::uint64_t poll_interval_ns, bool narrow) {
+                     std::uint64_t poll_interval_ns, Watch watch) {
     const std::lock_guard lock(mutex_);
     Seat seat;
-    seat.narrow = narrow;
+    seat.watch = watch;
     seat.client = client;
     seat.placement = placement;
     seat.poll_interval_ns = poll_interval_ns;
@@ -90,10 +90,10 @@ void Runtime::attach(const std::shared_ptr<WorkerClient>& client, Placement plac
     schedule_check();
 }
 
-void Runtime::widen(const WorkerClient* client) {
+void Runtime::watch(const WorkerClient* client, Watch watch) {
     const std::lock_guard lock(mutex_);
-    if (const auto found = seats_.find(client); found != seats_.end() && found->second.narrow) {
-        found->second.narrow = false;
+    if (const auto found = seats_.find(client); found != seats_.end() && found->second.watch != watch) {
+        found->second.watch = watch;
         place(found->second);
     }
 }
@@ -193,7 +193,7 @@ void Runtime::rebalance() {
     local_ = local;
     for (auto& [client, seat] : seats_) {
         const bool is_new = std::none_of(seat.at_worker.begin(), seat.at_worker.end(), [](bool at) { return at; });
-        if (is_new || (changed && seat.placement == Placement::automatic)) {
+        if (is_new || (changed && (seat.placement == Placement::automatic || seat.watch == Watch::nobody))) {
             place(seat);
         }
     }
@@ -201,10 +201,11 @@ void Runtime::rebalance() {
 }
 
 void Runtime::place(Seat& seat) {
-    const bool everywhere =
-        !seat.narrow && (seat.placement == Placement::local || (seat.placement == Placement::automatic && local_));
+    const bool nowhere = seat.watch == Watch::nobody && local_;
+    const bool everywhere = seat.watch == Watch::usual &&
+                            (seat.placement == Placement::local || (seat.placement == Placement::automatic && local_));
     for (std::size_t i = 0; i < workers_.size(); ++i) {
-        const bool wanted = everywhere || i == seat.home;
+        const bool wanted = !nowhere && (everywhere || i == seat.home);
         if (wanted && !seat.at_worker[i]) {
             workers_[i]->attach(seat.client);
         } else if (!wanted && seat.at_worker[i]) {

@@ -16,6 +16,11 @@
 
 namespace vmthaw {
 
+// Who waits for a client's messages: the workers its placement names; one worker, because somebody works for the client
+// on the other processors meanwhile; or nobody, because somebody reads them between pieces of such work (one worker all
+// the same while there are more clients than processors, where that somebody may not get to run for long).
+enum class Watch : std::uint8_t { usual, one, nobody };
+
 // The threads that all page servers of a process share: one pinned worker per processor, the control thread, one
 // thread for parked retries and a few for blocking sources. 1000 servers use the same ones as one.
 //
@@ -37,12 +42,12 @@ public:
     [[nodiscard]] TaskLane& retry_lane() noexcept { return *retry_lane_; }
     [[nodiscard]] TaskLane& source_lane() noexcept { return *source_lane_; }
 
-    // Every `poll_interval_ns` (of the most eager one; 0: never) one client in turn gets check(). `narrow`: one worker
-    // alone has it until widen(), because somebody works for it on the other processors meanwhile.
+    // Every `poll_interval_ns` (of the most eager one; 0: never) one client in turn gets check().
     void attach(const std::shared_ptr<WorkerClient>& client, Placement placement, int cpu,
-                std::uint64_t poll_interval_ns, bool narrow = false);
-    // Idempotent; nothing happens to a client that is not attached.
-    void widen(const WorkerClient* client);
+                std::uint64_t poll_interval_ns, Watch watch = Watch::usual);
+    // Asynchronous: a worker may serve once more. A message that came while nobody watched is told to whoever watches
+    // next. Nothing happens to a client that is not attached.
+    void watch(const WorkerClient* client, Watch watch);
     // `done` runs on some worker's thread once none of them will touch the client again.
     void detach(const WorkerClient* client, std::function<void()> done);
     [[nodiscard]] std::size_t threads() const;
@@ -55,7 +60,7 @@ private:
         std::uint64_t poll_interval_ns = 0;
         std::vector<bool> at_worker;  // where it is attached
         std::size_t seen_at = 0;      // the worker on whose processor it faulted when last looked at
-        bool narrow = false;
+        Watch watch = Watch::usual;
     };
 
     Runtime();

@@ -277,7 +277,9 @@ int PagerSession::faulting_cpu(bool alone) noexcept {
 void PagerSession::check() noexcept { runtime_.source_lane().submit({shared_from_this(), LaneWork::check, {}}); }
 
 void PagerSession::check_registration() noexcept {
-    if (core_.closing.load()) {
+    const std::unique_lock only(check_mutex_, std::try_to_lock);
+    const std::uint64_t start_ns = monotonic_ns();
+    if (core_.closing.load() || !only || !check_pace_.is_due(start_ns)) {
         return;
     }
     const auto is_dead = [this] {
@@ -288,7 +290,9 @@ void PagerSession::check_registration() noexcept {
         end(EndReason::vm_exited);
         return;
     }
-    for (const UnregisteredRange& lost : find_unregistered(core_.pid_fd.pid(), regions())) {
+    const std::vector<UnregisteredRange> all_lost = find_unregistered(core_.pid_fd.pid(), regions());
+    check_pace_.looked(start_ns, monotonic_ns());
+    for (const UnregisteredRange& lost : all_lost) {
         try {
             const std::lock_guard gate(core_.gate);
             if (core_.closing.load() || state() != SessionState::serving) {

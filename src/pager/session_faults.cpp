@@ -24,8 +24,10 @@ std::string errno_text(int errno_value) { return std::generic_category().message
 
 }  // namespace
 
+void PagerSession::serve(std::uint16_t worker) noexcept { serve_messages(worker, true); }
+
 // The fault path: no lock but the gate, no allocation, no GIL, no log.
-void PagerSession::serve(std::uint16_t worker) noexcept {
+void PagerSession::serve_messages(std::uint16_t handler, bool may_reread) noexcept {
     // The kernel cuts a batch short before a FORK whose descriptor it cannot give us.
     const bool may_be_short = core_.uffd.features().has(Feature::event_fork);
     MessageBatch batch;
@@ -53,9 +55,9 @@ void PagerSession::serve(std::uint16_t worker) noexcept {
         if (is_reread) {
             reread_chance_.note(true);
         }
-        answer(batch, worker);
+        answer(batch, handler);
         const bool is_cut = batch.message_count == MessageBatch::kMessages || (may_be_short && batch.message_count > 0);
-        is_reread = !is_cut && reread_chance_.is_good(rereads);
+        is_reread = may_reread && !is_cut && reread_chance_.is_good(rereads);
         rereads += is_reread ? 1U : 0U;
         goes_on = is_cut || is_reread;
     }
@@ -71,10 +73,10 @@ void PagerSession::read_later(int errno_value) noexcept {
     runtime_.retry_lane().submit({shared_from_this(), LaneWork::read, {}}, kReadAgainNs);
 }
 
-void PagerSession::answer(MessageBatch& batch, std::uint16_t worker) noexcept {
+void PagerSession::answer(MessageBatch& batch, std::uint16_t handler) noexcept {
     alignas(64) std::array<std::byte, 4096> page;  // NOLINT: filled before it is read; zeroing it would cost 0.1 us
     FillContext context;
-    context.handler = worker;
+    context.handler = handler;
     context.bounce = page;
     for (std::size_t i = 0; i < batch.task_count; ++i) {
         execute(batch.task(i), context);

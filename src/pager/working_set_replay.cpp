@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <shared_mutex>
 #include <system_error>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "kernel/userfaultfd.hpp"
@@ -14,8 +15,9 @@
 namespace vmthaw {
 namespace {
 
-// While a batch lasts (45 us) nobody reads messages.
+// While a batch lasts (50 us) nobody reads messages: bounded by what it copies and by how often it calls the kernel.
 constexpr std::uint64_t kBatchBytes = 128U << 10U;
+constexpr int kBatchCalls = 16;
 constexpr std::uint64_t kZeroBatchBytes = 2U << 20U;
 constexpr std::uint64_t kSmallPage = 4096;
 // A source that is down answers every read with its time-out: demand must not stand behind all of them.
@@ -24,14 +26,19 @@ constexpr std::uint64_t kMostUnread = 64;
 }  // namespace
 
 WorkingSetReplay::Progress WorkingSetReplay::step(const FillContext& context) noexcept {
-    Fetched fetched;
+    const Fetched fetched = std::exchange(wanted_, {});
+    if (fetched.bytes > 0 && !fetch(fetched, context)) {
+        unread_pages_ += fetched.pages;
+        position_ = fetched.next;
+        return Progress::more;
+    }
     std::uint64_t left_bytes = kBatchBytes;
-    std::shared_lock gate(core_.gate);
+    const std::shared_lock gate(core_.gate);
     // A file that was cut answers EFAULT behind its new end, but the page that the end now lies in looks whole.
     if (!core_.source->still_whole().ok()) {
         unread_pages_ = kMostUnread;
     }
-    while (left_bytes > 0) {
+    for (int calls = 0; left_bytes > 0 && calls < kBatchCalls; ++calls) {
         if (cancelled_.load(std::memory_order_relaxed) || core_.closing.load(std::memory_order_relaxed) ||
             unread_pages_ >= kMostUnread) {
             return Progress::finished;
@@ -42,18 +49,10 @@ WorkingSetReplay::Progress WorkingSetReplay::step(const FillContext& context) no
         }
         const std::byte* bytes = run.is_zero ? nullptr : bytes_of(run, fetched, context);
         if (!run.is_zero && bytes == nullptr) {
-            fetched = {run.offset(), run.bytes()};
-            // Read once the gate is open again: an event may have moved or taken what `run` points to.
-            const std::uint64_t pages = run.pages;
-            const std::uint64_t next = run.mapped->guest_of(run.page + pages) - (*runs_)[index_].guest_address;
-            gate.unlock();
-            if (!fetch(fetched, context)) {
-                unread_pages_ += pages;
-                position_ = next;
-                return Progress::more;
-            }
-            gate.lock();
-            continue;
+            // Values: until the next step an event may have moved or taken what `run` points to.
+            wanted_ = {run.offset(), run.bytes(), run.pages,
+                       run.mapped->guest_of(run.page + run.pages) - (*runs_)[index_].guest_address};
+            return Progress::source;
         }
         left_bytes -= std::min(left_bytes, run.is_zero ? kSmallPage : run.bytes());
         const Progress progress = install(run, bytes, context);

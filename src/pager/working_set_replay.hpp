@@ -19,6 +19,7 @@ class WorkingSetReplay {
 public:
     enum class Progress : std::uint8_t {
         more,
+        source,    // the next step waits for the source
         wait,      // an event is pending: try again a little later
         finished,  // or cancelled, or given up: demand will tell
         gone,      // the process has exited
@@ -27,7 +28,8 @@ public:
     WorkingSetReplay(SessionCore& core, GuestRuns runs, FaultKind kind) noexcept
         : core_(core), runs_(std::move(runs)), kind_(kind) {}
 
-    // One batch. Waits for the source, with the gate open, where its bytes are not at hand.
+    // One batch. Where the bytes of the next page are not at hand, the step after the one that says so waits for the
+    // source, with the gate open.
     [[nodiscard]] Progress step(const FillContext& context) noexcept;
     void cancel() noexcept { cancelled_.store(true, std::memory_order_relaxed); }
     // What could not be had, as a sentence; empty when all was well.
@@ -48,6 +50,8 @@ private:
     struct Fetched {
         std::uint64_t offset = 0;
         std::uint64_t bytes = 0;
+        std::uint64_t pages = 0;
+        std::uint64_t next = 0;  // the position behind them, in the run that they are of
         [[nodiscard]] bool covers(const Run& run) const noexcept {
             return bytes > 0 && run.offset() == offset && run.bytes() <= bytes;
         }
@@ -70,6 +74,7 @@ private:
     std::size_t index_ = 0;         // of the run under way
     std::uint64_t position_ = 0;    // in it, bytes
     std::size_t region_index_ = 0;  // where the last one was found
+    Fetched wanted_;                // by the next step
     bool singly_ = false;           // the run crosses a mapping: page by page
     std::uint64_t foreign_bytes_ = 0;
     std::uint64_t unread_pages_ = 0;

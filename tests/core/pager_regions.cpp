@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pager/check_pace.hpp"
 #include "pager/memory_layout.hpp"
 #include "pager/pager_config.hpp"
 #include "pager/registration_check.hpp"
@@ -189,6 +190,16 @@ TEST(RegistrationCheck, SurvivesHostileText) {
         static_cast<void>(find_unregistered_in(std::string_view(text).substr(0, length), all));
         static_cast<void>(find_unregistered_in(std::string_view(text).substr(length), all));
     }
+}
+
+TEST(RegistrationCheck, TakesHalfAPerCentOfTheTimeAtMost) {
+    CheckPace pace;
+    EXPECT_TRUE(pace.is_due(0));
+    pace.looked(1'000'000'000, 1'020'000'000);
+    EXPECT_FALSE(pace.is_due(5'019'999'999));
+    EXPECT_TRUE(pace.is_due(5'020'000'000));
+    pace.looked(6'000'000'000, 6'000'000'000);
+    EXPECT_TRUE(pace.is_due(6'000'000'000));
 }
 
 TEST(RegistrationCheck, ReadsNothingForNoProcess) {
