@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.benchmarks import report
-from tests.benchmarks.bench import Bench, Case, Sample
-from tests.benchmarks.cases import all_cases, run_case
+from tests.benchmarks.bench import Bench, Case
+from tests.benchmarks.cases import all_cases
 from tests.benchmarks.memory_files import MemoryFiles
-from vmthaw.errors import VmthawError
+from tests.benchmarks.rounds import run, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -40,34 +40,6 @@ def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
     if not found:
         raise click.BadParameter(f"no case matches; there are {', '.join(case.name for case in cases)}")
     return found
-
-
-def measured(case: Case, bench: Bench) -> Sample:
-    """A sample, or a sentence with the case's name: a server that is wrong or fails has no figure."""
-    try:
-        return run_case(case, bench)
-    except (VmthawError, RuntimeError, OSError) as error:
-        raise click.ClickException(f"{case.name}: {error}") from error
-
-
-def run(cases: Sequence[Case], bench: Bench, rounds: int, progress: Progress) -> dict[str, list[Sample]]:
-    """Round-robin, each round from another case on. What was complete when Ctrl-C came is given back."""
-    samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
-    task = progress.add_task("warm-up", total=rounds * len(cases) + 1)
-    try:
-        measured(cases[0], bench)
-        progress.advance(task)
-        for number in range(rounds):
-            first = number * len(cases) // rounds
-            for case in [*cases[first:], *cases[:first]]:
-                progress.update(task, description=f"round {number + 1} {case.name}")
-                samples[case.name].append(measured(case, bench))
-                progress.advance(task)
-    except KeyboardInterrupt:
-        progress.console.print("interrupted: only whole rounds are reported")
-        whole = min(len(found) for found in samples.values())
-        return {name: found[:whole] for name, found in samples.items()}
-    return samples
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,12 +82,14 @@ def main(
         found = report.conditions(size, rounds, files.state())
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            samples = run(cases, Bench(files), rounds, progress)
+            bench = Bench(files)
+            samples = run(cases, bench, rounds, progress)
+            whole = len(next(iter(samples.values())))
+            pairs = side_by_side(cases, samples, bench, rounds, progress) if whole == rounds else {}
     found["load_average_at_end"] = report.load_average()
-    whole = len(next(iter(samples.values())))
     if not whole:
         sys.exit(130)
-    rows, goals = report.make_rows(cases, samples), report.goal_values(samples)
+    rows, goals = report.make_rows(cases, samples), report.goal_values(samples, pairs)
     found["rounds"] = whole
     report.show(console, found, rows, goals)
     path = json_path or ROOT / "bench-results" / time.strftime("%Y-%m-%dT%H-%M-%S.json")

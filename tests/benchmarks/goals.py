@@ -13,7 +13,7 @@ Samples = Mapping[str, Sequence[Sample]]
 
 @dataclass(frozen=True)
 class Goal:
-    """``value`` of a round is `measure` (ours, theirs); the median must be at most (or at least) ``limit``."""
+    """``value`` of a pair is `measure` (ours, theirs); the median must be at most (or at least) ``limit``."""
 
     key: str
     text: str
@@ -23,10 +23,16 @@ class Goal:
     limit: float
     at_least: bool = False
 
-    def value(self, samples: Samples) -> float | None:
-        """The median over the rounds; None when a case was not run."""
-        pairs = list(zip(samples.get(self.ours, ()), samples.get(self.theirs, ()), strict=False))
+    def value(self, *samples: Samples) -> float | None:
+        """The median over all pairs: the rounds, and what was measured side by side. None when a case was not run."""
+        pairs = [
+            pair for some in samples for pair in zip(some.get(self.ours, ()), some.get(self.theirs, ()), strict=False)
+        ]
         return median(self.measure(ours, theirs) for ours, theirs in pairs) if pairs else None
+
+    def is_close(self, value: float) -> bool:
+        """Within a fifth of the limit, where noise may decide."""
+        return abs(value - self.limit) <= self.limit / 5
 
     def passed(self, value: float) -> bool:
         return value >= self.limit if self.at_least else value <= self.limit

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.bench import RANDOM_SHARE, Case, Sample
-from tests.benchmarks.goals import GOALS, Goal
+from tests.benchmarks.goals import GOALS, Goal, Samples
+from tests.benchmarks.rounds import PAIRS_PER_ROUND
 
 SCHEMA = 1
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -53,7 +54,8 @@ def conditions_line(found: Mapping[str, Any]) -> str:
     return (
         f"Linux {found['kernel']}, {found['cpus']} CPUs ({found['cpu_model']}, {machine}); memory file of "
         f"{found['size_bytes'] >> 20} MiB without zero pages, {found['page_cache']}; random: "
-        f"{found['random_share']:.0%} of the pages, none twice; medians of {found['rounds']} interleaved rounds; "
+        f"{found['random_share']:.0%} of the pages, none twice; medians of {found['rounds']} interleaved rounds, for "
+        f"goals within a fifth of their limit also of {PAIRS_PER_ROUND * found['rounds']} pairs side by side; "
         f"huge pages: {found['transparent_huge_pages']}."
     )
 
@@ -118,9 +120,9 @@ def make_rows(cases: Sequence[Case], samples: Mapping[str, Sequence[Sample]]) ->
     return rows
 
 
-def goal_values(samples: Mapping[str, Sequence[Sample]]) -> list[tuple[Goal, float]]:
-    """The goals whose cases were run."""
-    found = [(goal, goal.value(samples)) for goal in GOALS]
+def goal_values(samples: Samples, side_by_side: Mapping[str, Samples]) -> list[tuple[Goal, float]]:
+    """The goals whose cases were run. ``side_by_side``: more pairs of the close ones, by key."""
+    found = [(goal, goal.value(samples, side_by_side.get(goal.key, {}))) for goal in GOALS]
     return [(goal, value) for goal, value in found if value is not None]
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.progress import Progress
 
-from tests.benchmarks import cases, mapping_child, report
+from tests.benchmarks import cases, mapping_child, report, rounds
 from tests.benchmarks.bench import Bench, Case, Sample
 from tests.benchmarks.cases import all_cases
 from tests.benchmarks.goals import GOALS
@@ -162,6 +163,36 @@ def test_ratios_are_taken_within_a_round_before_the_median() -> None:
     assert goal.value({"random/page": [Sample(1.0, 1)]}) is None
     rows = report.make_rows([case for case in all_cases() if case.name in slow_second], slow_second)
     assert [row.ratio for row in rows] == [1.0, 0.25]
+
+
+def test_pairs_side_by_side_count_like_those_of_the_rounds() -> None:
+    goal = next(goal for goal in GOALS if goal.key == "page-free-random")
+    first = {"random/page": [Sample(1.0, 1)], "random/textbook": [Sample(2.0, 1)]}
+    beside = {"random/page": [Sample(1.0, 1), Sample(1.0, 1)], "random/textbook": [Sample(4.0, 1), Sample(4.0, 1)]}
+    assert goal.value(first) == 0.5
+    assert goal.value(first, beside) == 0.25
+
+
+def test_goals_near_their_limit_are_measured_side_by_side_each_case_first_in_turn(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near on either side; the choice must not favour those that miss."""
+    near = {name: [Sample(1.0, 1)] for name in ("random/page-same-core", "random/textbook-same-core")}
+    passing_by_far = {"random/page": [Sample(0.2, 1)], "random/textbook": [Sample(1.0, 1)]}
+    samples = {**near, **passing_by_far, "exits/port": [Sample(50e-9, 1)]}
+    assert [goal.key for goal in rounds.close_goals(samples)] == ["page-pinned-random"]
+    assert not rounds.close_goals({**near, "random/page-same-core": [Sample(1.3, 1)]})
+    order: list[str] = []
+
+    def measure(case: Case, _: Bench) -> Sample:
+        order.append(case.name)
+        return Sample(1.0, 1)
+
+    monkeypatch.setattr(rounds, "measured", measure)
+    with MemoryFiles(1 << 22, disk / "memory") as files, Progress(disable=True) as progress:
+        found = rounds.side_by_side(all_cases(), samples, Bench(files), 1, progress)
+    assert order == [*reversed(near), *near]
+    assert {name: len(found["page-pinned-random"][name]) for name in near} == dict.fromkeys(near, 2)
 
 
 def test_a_goal_of_at_least_is_missed_below() -> None:
