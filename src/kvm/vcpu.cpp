@@ -21,6 +21,14 @@ std::atomic_ref<std::uint8_t> immediate_exit_of(const Mapping& mapping) noexcept
     return std::atomic_ref(*reinterpret_cast<std::uint8_t*>(mapping.data() + kKvmRunImmediateExit));
 }
 
+void check_register_size(std::uint64_t id, std::size_t given) {
+    const std::size_t size = std::size_t{1} << ((id & KVM_REG_SIZE_MASK) >> KVM_REG_SIZE_SHIFT);
+    if (given != size) {
+        throw ArgumentError("register " + hex(id) + " has " + std::to_string(size) + " bytes, not " +
+                            std::to_string(given));
+    }
+}
+
 }  // namespace
 
 Vcpu::Vcpu(UniqueFd fd, std::size_t mmap_size, std::size_t xsave_bytes, std::shared_ptr<MemorySlots> slots)
@@ -91,13 +99,20 @@ std::optional<std::uint64_t> Vcpu::try_one_reg(std::uint64_t id) const noexcept 
 }
 
 void Vcpu::one_reg(std::uint64_t id, std::span<std::byte> out) const {
-    const std::size_t size = std::size_t{1} << ((id & KVM_REG_SIZE_MASK) >> KVM_REG_SIZE_SHIFT);
-    if (out.size() != size) {
-        throw ArgumentError("register " + hex(id) + " has " + std::to_string(size) + " bytes, not " +
-                            std::to_string(out.size()));
-    }
+    check_register_size(id, out.size());
     kvm_one_reg request{id, reinterpret_cast<std::uint64_t>(out.data())};
     get(KVM_GET_ONE_REG, &request, "KVM_GET_ONE_REG");
+}
+
+void Vcpu::set_one_reg(std::uint64_t id, std::span<const std::byte> value) const {
+    check_register_size(id, value.size());
+    const kvm_one_reg request{id, reinterpret_cast<std::uint64_t>(value.data())};
+    const std::string operation = "KVM_SET_ONE_REG(" + hex(id) + ")";
+    set(KVM_SET_ONE_REG, &request, operation.c_str());
+}
+
+void Vcpu::set_one_reg(std::uint64_t id, std::uint64_t value) const {
+    set_one_reg(id, std::as_bytes(std::span(&value, 1)));
 }
 
 std::vector<std::uint64_t> Vcpu::reg_list() const {
@@ -123,5 +138,9 @@ kvm_mp_state Vcpu::mp_state() const {
     return state;
 }
 void Vcpu::set_mp_state(const kvm_mp_state& state) const { set(KVM_SET_MP_STATE, &state, "KVM_SET_MP_STATE"); }
+
+#if defined(__aarch64__)
+void Vcpu::init(const kvm_vcpu_init& target) const { set(KVM_ARM_VCPU_INIT, &target, "KVM_ARM_VCPU_INIT"); }
+#endif
 
 }  // namespace vmthaw

@@ -54,9 +54,11 @@ public:
     [[nodiscard]] int try_get(unsigned long request, void* out) const noexcept;
     // KVM_GET_ONE_REG of a register of 8 bytes; nothing when it cannot be read.
     [[nodiscard]] std::optional<std::uint64_t> try_one_reg(std::uint64_t id) const noexcept;
-    // KVM_GET_ONE_REG and KVM_GET_REG_LIST, for architectures that have them. `out` must be as large as the number
-    // says.
+    // KVM_GET_ONE_REG, KVM_SET_ONE_REG and KVM_GET_REG_LIST, for architectures that have them. Bytes must be as many as
+    // the number says, else ArgumentError.
     void one_reg(std::uint64_t id, std::span<std::byte> out) const;
+    void set_one_reg(std::uint64_t id, std::span<const std::byte> value) const;
+    void set_one_reg(std::uint64_t id, std::uint64_t value) const;  // of a register of 8 bytes
     [[nodiscard]] std::vector<std::uint64_t> reg_list() const;
 
     [[nodiscard]] kvm_regs regs() const;
@@ -86,6 +88,9 @@ public:
     void set_msrs(std::span<const kvm_msr_entry> values) const;
     [[nodiscard]] std::vector<kvm_cpuid_entry2> cpuid() const;
     void set_cpuid(std::span<const kvm_cpuid_entry2> entries) const;
+#elif defined(__aarch64__)
+    // KVM_ARM_VCPU_INIT: the state after a reset, at EL1 with the MMU off. Vm::create_vcpu() did it once already.
+    void init(const kvm_vcpu_init& target) const;
 #endif
 
 private:

@@ -117,8 +117,22 @@ Vcpu Vm::create_vcpu(std::uint32_t index) const {
 #else
     constexpr std::size_t xsave_bytes = 0;
 #endif
-    return {UniqueFd(kvm_ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index), "KVM_CREATE_VCPU")),
-            vcpu_mmap_size_, xsave_bytes, slots_};
+    Vcpu vcpu(UniqueFd(kvm_ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index), "KVM_CREATE_VCPU")),
+              vcpu_mmap_size_, xsave_bytes, slots_);
+#if defined(__aarch64__)
+    vcpu.init(preferred_target());
+#endif
+    return vcpu;
 }
+
+#if defined(__aarch64__)
+kvm_vcpu_init Vm::preferred_target() const {
+    guard_.check("Vm");
+    kvm_vcpu_init target{};
+    kvm_ioctl(fd_.get(), KVM_ARM_PREFERRED_TARGET, &target, "KVM_ARM_PREFERRED_TARGET");
+    target.features[0] |= 1U << unsigned{KVM_ARM_VCPU_PSCI_0_2};
+    return target;
+}
+#endif
 
 }  // namespace vmthaw

@@ -29,7 +29,14 @@ public:
     [[nodiscard]] std::vector<std::uint64_t> dirty_log(std::uint32_t slot) const;
     // Interrupt controllers and timer in the kernel. Before the first vCPU; HLT then waits in the kernel.
     void create_irqchip() const;
+    // On aarch64 with the features of preferred_target(). All vCPUs run from the start; for one that waits for PSCI's
+    // CPU_ON set its MP state to KVM_MP_STATE_STOPPED.
     [[nodiscard]] Vcpu create_vcpu(std::uint32_t index) const;
+
+#if defined(__aarch64__)
+    // What the host's processor is, for Vcpu::init(), and PSCI 0.2 answered by the kernel.
+    [[nodiscard]] kvm_vcpu_init preferred_target() const;
+#endif
 
 private:
     ForkGuard guard_;

@@ -20,6 +20,7 @@ constexpr std::uint64_t kPageBytes = payload::kPageBytes;
 constexpr std::uint64_t kAlignment = 2U << 20U;  // for huge pages
 constexpr std::uint64_t kSmallest = 2U << 20U;
 constexpr std::uint64_t kLargest = std::uint64_t{64} << 30U;
+constexpr std::uint64_t kAarch64Start = std::uint64_t{2} << 30U;
 
 // `size` bytes at an address that is a multiple of 2 MiB, of which the caller's mmap takes the place.
 std::byte* reserve_aligned(std::uint64_t size) {
@@ -55,10 +56,13 @@ Mapping map_region(std::uint64_t size, int flags, int fd, std::uint64_t offset) 
 
 GuestMemory::GuestMemory(std::uint64_t size_bytes) : size_bytes_(size_bytes), regions_(layout(size_bytes)) {}
 
-std::vector<GuestRegion> GuestMemory::layout(std::uint64_t size_bytes) {
+std::vector<GuestRegion> GuestMemory::layout(std::uint64_t size_bytes, GuestArch arch) {
     if (size_bytes % kPageBytes != 0 || size_bytes < kSmallest || size_bytes > kLargest) {
         throw ArgumentError("guest memory of " + std::to_string(size_bytes) +
                             " bytes: it must be a multiple of 4096, at least 2 MiB and at most 64 GiB");
+    }
+    if (arch == GuestArch::aarch64) {
+        return {{nullptr, kAarch64Start, size_bytes, 0}};
     }
     const std::uint64_t low = std::min<std::uint64_t>(size_bytes, payload::kGapStart);
     std::vector<GuestRegion> regions{{nullptr, 0, low, 0}};

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/mapping.hpp"
+#include "vcpu/exit.hpp"
 
 namespace vmthaw {
 
@@ -21,9 +22,10 @@ struct GuestRegion {
     [[nodiscard]] std::uint64_t host_address() const noexcept { return reinterpret_cast<std::uint64_t>(host); }
 };
 
-// A guest's memory, laid out as Firecracker does on x86-64: one region up to 3 GiB, what is more from 4 GiB on; in a
-// memory file the regions follow one another. The mappings never move, so any thread may read and write; what races is
-// the caller's business. Factories throw SystemError and ArgumentError. Sizes: a multiple of 4096, 2 MiB to 64 GiB.
+// A guest's memory, laid out as Firecracker does: on x86-64 one region up to 3 GiB, what is more from 4 GiB on (in a
+// memory file the regions follow one another); on aarch64 one region from 2 GiB on, above the devices. The mappings
+// never move, so any thread may read and write; what races is the caller's business. Factories throw SystemError and
+// ArgumentError. Sizes: a multiple of 4096, 2 MiB to 64 GiB.
 class GuestMemory {
 public:
     // Zeros: private, not reserved, 2 MiB-aligned.
@@ -34,7 +36,7 @@ public:
     [[nodiscard]] static std::shared_ptr<GuestMemory> borrow(const std::vector<std::uint64_t>& host_addresses,
                                                              std::uint64_t size_bytes, std::shared_ptr<void> owner);
     // The regions of that much memory, without host addresses.
-    [[nodiscard]] static std::vector<GuestRegion> layout(std::uint64_t size_bytes);
+    [[nodiscard]] static std::vector<GuestRegion> layout(std::uint64_t size_bytes, GuestArch arch = kHostArch);
 
     [[nodiscard]] std::uint64_t size_bytes() const noexcept { return size_bytes_; }
     [[nodiscard]] const std::vector<GuestRegion>& regions() const noexcept { return regions_; }

@@ -12,12 +12,6 @@ namespace vmthaw {
 namespace {
 
 constexpr std::uint32_t kMostVcpus = 255;  // what the state of an interrupt controller can name
-constexpr GuestArch kArch =
-#if defined(__aarch64__)
-    GuestArch::aarch64;
-#else
-    GuestArch::x86_64;
-#endif
 
 bool is_done(const Exit& exit) {
     const auto* io = std::get_if<IoExit>(&exit.payload);
@@ -83,7 +77,7 @@ std::optional<Exit> Machine::run_slice(std::size_t index, std::uint64_t slice_ns
         return std::nullopt;
     }
     const RunResult outcome = target.run();
-    Exit exit = decode_exit(kArch, outcome.result, outcome.errno_value, target.run_bytes());
+    Exit exit = decode_exit(kHostArch, outcome.result, outcome.errno_value, target.run_bytes());
     target.set_immediate_exit(false);
     if (exit.is_interrupted()) {
         return std::nullopt;

@@ -16,6 +16,13 @@
 namespace vmthaw {
 
 enum class GuestArch : std::uint8_t { x86_64, aarch64 };
+// Of the guests that KVM can run here.
+inline constexpr GuestArch kHostArch =
+#if defined(__aarch64__)
+    GuestArch::aarch64;
+#else
+    GuestArch::x86_64;
+#endif
 
 // What is to be done about an exit: nothing that is known here (the run loop decides), run on, end the VM in order, or
 // end it in disorder.

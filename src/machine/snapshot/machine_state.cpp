@@ -169,7 +169,7 @@ Value whole(const Section& section) {
 void take_memory(MachineState& state, const Section& section) {
     const auto memory = whole<MemorySection>(section);
     try {
-        (void)GuestMemory::layout(memory.size_bytes);
+        (void)GuestMemory::layout(memory.size_bytes, GuestArch::x86_64);
     } catch (const ArgumentError& error) {
         refuse(section.name, error.what());
     }
