@@ -11,10 +11,10 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup extension build test test-vm demo bench wheel lint fuzz sanitize clean
+.PHONY: help setup extension build test test-vm test-aarch64 demo bench wheel lint fuzz sanitize clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## system packages (by apt when root or sudo), .venv and its tools
 	@scripts/setup
@@ -31,6 +31,9 @@ test: build ## everything under tests/: unit, core, sanitizers, integration, lin
 
 test-vm: build ## virtual machines with other kernels and KVMs: what KVM does there, and tests of userfaultfd and guests
 	@tests/vm/run_tests $(PYTEST_ARGS)
+
+test-aarch64: setup ## the core on aarch64: cross-built, its tests under emulation, live guests in a virtual machine
+	@tests/aarch64/run_tests $(PYTEST_ARGS)
 
 demo: extension ## the main job: a guest restored lazily, seen as a picture, and restored better
 	@$(VENV)/bin/vmthaw demo

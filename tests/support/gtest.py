@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +19,32 @@ def executable(preset: str) -> Path:
     return ROOT / "build" / preset / "vmthaw_core_tests"
 
 
-def suites(program: Path) -> list[str]:
-    """The test suites of an executable, in its order; empty when it does not exist or cannot list them."""
+def suites(program: Path, prefix: Sequence[str] = ()) -> list[str]:
+    """The test suites of an executable, in its order; empty when it does not exist or cannot list them.
+
+    `prefix` is what runs the program, where it is not this machine itself.
+    """
+    return re.findall(r"^(\S+)\.(?=\s|$)", _listing(program, prefix), re.MULTILINE)
+
+
+def cases(program: Path, prefix: Sequence[str] = ()) -> list[str]:
+    """All its tests, as "suite.test"; otherwise as `suites`."""
+    found = []
+    suite = ""
+    for line in _listing(program, prefix).splitlines():
+        words = line.split()
+        if words and line.startswith(" "):
+            found.append(suite + words[0])
+        elif words and words[0].endswith("."):
+            suite = words[0]
+    return found
+
+
+def _listing(program: Path, prefix: Sequence[str]) -> str:
     if not program.exists():
-        return []
-    listing = subprocess.run([program, "--gtest_list_tests"], capture_output=True, text=True, timeout=30, check=False)
-    return re.findall(r"^(\S+)\.(?=\s|$)", listing.stdout, re.MULTILINE)
+        return ""
+    command = [*prefix, str(program), "--gtest_list_tests"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
 
 
 @dataclass
@@ -32,9 +53,14 @@ class Result:
 
     status: int
     output: str
-    passed: int = 0
+    passed_names: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> int:
+        """How many passed."""
+        return len(self.passed_names)
 
     @property
     def ok(self) -> bool:
@@ -88,11 +114,22 @@ def run(
         return result
 
 
+def read_output(status: int, output: str) -> Result:
+    """What a run came to whose report cannot be had: from its lines alone."""
+    result = Result(status, output)
+    result.passed_names = re.findall(r"^\[       OK \] (\S+)", output, re.MULTILINE)
+    result.failed = sorted(set(re.findall(r"^\[  FAILED  \] (\w+[./]\S+?),? ", output, re.MULTILINE)))
+    result.skipped = _reasons(output)
+    return result
+
+
+def _reasons(output: str) -> dict[str, str]:
+    found = re.findall(r": Skipped\n(.*?)\n+\[  SKIPPED \] (\S+)", output, re.DOTALL)
+    return {name: " ".join(reason.split()) for reason, name in found}
+
+
 def _read(report: dict[str, list[dict[str, list[dict[str, object]]]]], result: Result) -> None:
-    # Old GoogleTest gives the reason of a skip in its output only.
-    reasons: dict[str, str] = {}
-    for reason, name in re.findall(r": Skipped\n(.*?)\n+\[  SKIPPED \] (\S+)", result.output, re.DOTALL):
-        reasons[name] = " ".join(reason.split())
+    reasons = _reasons(result.output)  # old GoogleTest gives the reason of a skip there only
     for suite in report["testsuites"]:
         for case in suite["testsuite"]:
             name = f"{suite['name']}.{case['name']}"
@@ -101,4 +138,4 @@ def _read(report: dict[str, list[dict[str, list[dict[str, object]]]]], result: R
             elif case.get("result") == "SKIPPED":
                 result.skipped[name] = reasons.get(name) or f"{name} gives no reason"
             else:
-                result.passed += 1
+                result.passed_names.append(name)
