@@ -3,8 +3,8 @@
 # the system. Wants $cache (a folder), $box (its part for one architecture), $deb (Debian's name of that), $machine, say, die.
 
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-# Backports: Linux 6.1 has neither KVM_EXIT_MEMORY_FAULT nor UFFDIO_POISON, and QEMU 7.2 loads a nested guest's DR7 without
-# arming it, so that no hardware breakpoint and no watchpoint ever fires.
+# Backports: Linux 6.1 has neither KVM_EXIT_MEMORY_FAULT nor UFFDIO_POISON. QEMU 7.2 loads a nested guest's DR7 without arming
+# it, so that no hardware breakpoint and no watchpoint ever fires; on aarch64 a guest sometimes runs code of an earlier one.
 suite=$codename
 [[ $codename != bookworm ]] || suite=bookworm-backports
 
@@ -81,18 +81,17 @@ fetch_root() { # a root for aarch64: libraries and Python. Sets $root
     mv "$root.unfinished" "$root"
 }
 
-fetch_qemu() { # x86 alone needs QEMU 10. Sets $qemu and $qemu_data
+fetch_qemu() { # QEMU 10, if the installed one is older. Sets $qemu and $qemu_data. Wants $package, of the installed one
     qemu=$(command -v "qemu-system-$machine") qemu_data=()
     local major
     major=$("$qemu" --version | sed -n '1s/.*version \([0-9]*\).*/\1/p')
-    [[ $machine == x86_64 && $major -lt 10 ]] || return 0
+    ((major < 10)) || return 0
     if [[ ! -d $box/qemu ]]; then
         say 'fetching QEMU 10'
-        unpack "$box/qemu" "$suite" qemu-system-{x86,common}:amd64 qemu-system-data
+        unpack "$box/qemu" "$suite" {"$package",qemu-system-common}:amd64 qemu-system-data
     fi
-    ! ldd "$box/qemu/usr/bin/qemu-system-x86_64" | grep 'not found' ||
-        die "QEMU of $suite does not run with the libraries of the installed qemu-system-x86"
-    qemu=$box/qemu/usr/bin/qemu-system-x86_64 qemu_data=(-L "$box/qemu/usr/share/qemu" -L /usr/share/seabios)
+    qemu=$box/qemu/usr/bin/qemu-system-$machine qemu_data=(-L "$box/qemu/usr/share/qemu" -L /usr/share/seabios)
+    ! ldd "$qemu" | grep 'not found' || die "QEMU of $suite does not run with the libraries of the installed $package"
 }
 
 make_initramfs() { # make_initramfs INIT MODULE...: busybox, the modules in the order of loading, /init
