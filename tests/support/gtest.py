@@ -44,7 +44,7 @@ def _listing(program: Path, prefix: Sequence[str]) -> str:
     if not program.exists():
         return ""
     command = [*prefix, str(program), "--gtest_list_tests"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
 
 
 @dataclass
