@@ -21,13 +21,6 @@
 namespace vmthaw::bindings {
 namespace {
 
-constexpr GuestArch kArch =
-#if defined(__aarch64__)
-    GuestArch::aarch64;
-#else
-    GuestArch::x86_64;
-#endif
-
 // The coordinator and what it must not outlive. Only Python objects own it, so it goes with the GIL held.
 struct Coordinator {
     std::vector<py::object> owners;
@@ -69,7 +62,7 @@ public:
                     return false;
                 }
                 const RunResult outcome = vcpu.run();
-                exit = decode_exit(kArch, outcome.result, outcome.errno_value, vcpu.run_bytes());
+                exit = decode_exit(kHostArch, outcome.result, outcome.errno_value, vcpu.run_bytes());
                 if (!exit.is_interrupted()) {
                     return true;
                 }

@@ -35,11 +35,7 @@ ExitObject run(Vcpu& self, std::optional<double> timeout) {
             return false;
         }
         const RunResult outcome = self.run();
-#if defined(__aarch64__)
-        exit = decode_exit(GuestArch::aarch64, outcome.result, outcome.errno_value, self.run_bytes());
-#else
-        exit = decode_exit(GuestArch::x86_64, outcome.result, outcome.errno_value, self.run_bytes());
-#endif
+        exit = decode_exit(kHostArch, outcome.result, outcome.errno_value, self.run_bytes());
         self.set_immediate_exit(false);
         return !exit.is_interrupted();
     });
