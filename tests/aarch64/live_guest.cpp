@@ -1,8 +1,36 @@
 #include "live_guest.hpp"
 
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "base/clock.hpp"
 #include "base/error.hpp"
 
 namespace vmthaw {
+namespace {
+
+// Of a thread, in proc(5): what follows the name, which is in brackets and may hold anything.
+char state_of(const std::filesystem::path& task) {
+    std::ifstream file(task / "stat");
+    const std::string line{std::istreambuf_iterator<char>(file), {}};
+    const std::size_t name_end = line.rfind(')');
+    return name_end == std::string::npos || name_end + 2 >= line.size() ? '?' : line[name_end + 2];
+}
+
+bool all_others_sleep() {
+    const std::string own = std::to_string(::getpid());  // the first thread, which runs the tests
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+        if (task.path().filename() != own && state_of(task.path()) != 'S') {
+            return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace
 
 LiveGuest::LiveGuest(std::uint32_t vcpus) {
     const GuestRegion& region = memory_->regions().front();
@@ -72,6 +100,14 @@ RunEnd LiveRun::wait() {
     loop_.stop();
     EXPECT_TRUE(loop_.wait(kPatience_ns)) << "the guest does not stop";
     return loop_.end().value_or(RunEnd{});
+}
+
+void LiveRun::wait_asleep() {
+    const std::uint64_t deadline_ns = monotonic_ns() + kPatience_ns;
+    while (!all_others_sleep()) {
+        ASSERT_LT(monotonic_ns(), deadline_ns) << "a vCPU does not come to rest";
+        std::this_thread::yield();
+    }
 }
 
 void OnKvm::SetUp() {

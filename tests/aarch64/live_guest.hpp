@@ -116,6 +116,8 @@ public:
     [[nodiscard]] RunLoop& loop() noexcept { return loop_; }
     // How it ended by itself; a test that waits for that too long has failed.
     [[nodiscard]] RunEnd wait();
+    // Until every other thread of this process sleeps: with vCPUs that wait for an interrupt, in KVM_RUN.
+    static void wait_asleep();
 
 private:
     RunLoop loop_;

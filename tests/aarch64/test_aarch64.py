@@ -43,7 +43,7 @@ def listed(names: list[str]) -> list[str]:
 def test_core_suite_passes_under_user_mode_emulation(suite: str) -> None:
     assert CORE.exists(), f"{CORE} is missing: run `make test-aarch64`"
     result = gtest.run(CORE, f"{suite}.*-*Terabyte*", prefix=EMULATOR, timeout=850)
-    assert result.ok, f"{suite}: {result.failed or f'status {result.status}'}\n{result.output}"
+    assert result.ok, f"{suite}: {result.failed or f'status {result.status}'}\n{result.account}"
     if result.skipped and not result.passed:
         pytest.skip(result.skip_reason)
 
@@ -60,5 +60,5 @@ def live() -> gtest.Result:
 def test_live_guest(name: str, live: gtest.Result) -> None:
     if name in live.skipped:
         pytest.skip(live.skipped[name])
-    assert name in live.passed_names, live.output
-    assert live.status == 0, live.output
+    assert name in live.passed_names, live.account
+    assert live.status == 0, live.account
