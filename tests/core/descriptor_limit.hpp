@@ -1,4 +1,3 @@
-// A process that gets no more descriptors, for the tests of what happens then.
 #pragma once
 
 #include <gtest/gtest.h>
