@@ -236,6 +236,11 @@ void Runtime::detach(const WorkerClient* client, std::function<void()> done) {
     rebalance();
 }
 
+std::size_t Runtime::clients() {
+    const std::lock_guard lock(mutex_);
+    return seats_.size();
+}
+
 std::size_t Runtime::threads() const { return 1 + workers_.size() + retry_lane_->threads() + source_lane_->threads(); }
 
 }  // namespace vmthaw

@@ -51,6 +51,7 @@ public:
     // `done` runs on some worker's thread once none of them will touch the client again.
     void detach(const WorkerClient* client, std::function<void()> done);
     [[nodiscard]] std::size_t threads() const;
+    [[nodiscard]] std::size_t clients();  // that are attached
 
 private:
     struct Seat {
