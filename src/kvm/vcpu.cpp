@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/error.hpp"
 #include "kernel/kvm.hpp"
@@ -47,6 +48,9 @@ std::vector<MemorySlot> Vcpu::memory_slots() const {
 }
 
 RunResult Vcpu::run() noexcept {
+    if (std::exchange(has_next_exit_, false)) {
+        return {};
+    }
     ++runs_;
     const int result = ::ioctl(fd_.get(), KVM_RUN, 0);
     if (result < 0) {
@@ -65,9 +69,13 @@ void Vcpu::set_immediate_exit(bool value) noexcept {
 bool Vcpu::immediate_exit() const noexcept { return immediate_exit_of(mapping_).load(std::memory_order_acquire) != 0; }
 
 int Vcpu::drain() noexcept {
+    if (has_next_exit_) {
+        return 0;
+    }
     set_immediate_exit(true);
     const RunResult outcome = run();
     set_immediate_exit(false);
+    has_next_exit_ = outcome.result >= 0;
     return outcome.errno_value == EINTR ? 0 : outcome.errno_value;
 }
 

@@ -39,8 +39,9 @@ public:
     [[nodiscard]] bool immediate_exit() const noexcept;
     // The whole mapping, as decode_exit takes it; changes with every run().
     [[nodiscard]] std::span<std::byte> run_bytes() const noexcept { return mapping_.bytes(); }
-    // Completes a pending I/O or MMIO instruction without running on: afterwards the registers are true. Gives 0, or
-    // the errno of a KVM_RUN that failed (EINTR is the good answer).
+    // Completes a pending I/O or MMIO instruction without running on: afterwards the registers are true. One that comes
+    // out again (it stores more than an exit carries) waits for its next answer: the next run() gives that exit. Gives
+    // 0, or the errno of a KVM_RUN that failed (EINTR is the good answer).
     [[nodiscard]] int drain() noexcept;
     // The last exit was SHUTDOWN: a back end may have reset the registers since (kvm_amd does), so a capture tells
     // nothing of where the guest was.
@@ -104,6 +105,7 @@ private:
     std::shared_ptr<MemorySlots> slots_;
     std::uint64_t runs_ = 0;
     bool has_shut_down_ = false;
+    bool has_next_exit_ = false;  // the mapping holds one that run() has not given
 };
 
 }  // namespace vmthaw
