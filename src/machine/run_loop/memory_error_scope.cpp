@@ -19,7 +19,9 @@ thread_local volatile std::sig_atomic_t g_struck = 0;
 
 void on_bus_error(int signal, siginfo_t* info, void* context) {
     Vcpu* const running = g_running;
-    if (running != nullptr && info->si_code == BUS_MCEERR_AR) {
+    // Struck again before anybody took it: it is no KVM_RUN, which would have come out, but the thread's own access,
+    // which would be made for ever.
+    if (running != nullptr && info->si_code == BUS_MCEERR_AR && g_struck == 0) {
         g_address = reinterpret_cast<std::uint64_t>(info->si_addr);
         g_struck = 1;
         running->set_immediate_exit(true);

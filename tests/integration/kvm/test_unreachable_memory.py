@@ -6,16 +6,21 @@ Which one is up to the back end (a software one: MMIO; kvm_amd: the others). The
 from __future__ import annotations
 
 import mmap
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.integration.kvm.test_run_loop import HLT, LONG
+from tests.support.tree import ROOT
 from vmthaw.errors import GuestError
 from vmthaw.machine import Machine
 from vmthaw.run_loop import RunEndKind
 from vmthaw.userfaultfd import REGISTER_MISSING, Feature, UserfaultfdFactory
+from vmthaw.vcpu import Exit, ExitActionKind
 
 pytestmark = pytest.mark.usefixtures("kvm_available")
 
@@ -73,6 +78,33 @@ def test_a_poisoned_page_ends_the_run_and_not_the_process() -> None:
             assert "MEMORY_FAULT" in text
             assert f"{FAR:#x}" in text
         machine.core.vm().remove_memory_slot(1)
+
+
+def read_poison_in_a_function() -> None:
+    """The body of a process: a function of the run loop reads a poisoned page itself, on the vCPU's thread."""
+    far = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with (
+        UserfaultfdFactory(required=Feature.poison).create() as userfaultfd,
+        machine_with(b"\xe6\x80" + HLT) as machine,  # out %al, $0x80
+    ):
+        userfaultfd.register_range(host_address(far), PAGE, REGISTER_MISSING)
+        userfaultfd.poison(host_address(far), PAGE)
+
+        @machine.on_port(0x80)
+        def read(_access: Exit) -> ExitActionKind:
+            far.read(1)
+            return ExitActionKind.continue_
+
+        machine.run()
+
+
+@pytest.mark.usefixtures("userfaultfd_available")
+def test_a_function_that_reads_a_poisoned_page_ends_the_process_and_does_not_read_it_for_ever() -> None:
+    if Feature.poison not in UserfaultfdFactory.probe():
+        pytest.skip("this kernel's userfaultfd has no UFFDIO_POISON")
+    program = f"from {__name__} import read_poison_in_a_function as body; body()"
+    ended = subprocess.run([sys.executable, "-c", program], timeout=LONG, check=False, cwd=ROOT)
+    assert ended.returncode == -signal.SIGBUS
 
 
 def test_memory_past_the_end_of_its_file_is_named(tmp_path: Path) -> None:
