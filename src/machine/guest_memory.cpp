@@ -41,6 +41,14 @@ std::byte* reserve_aligned(std::uint64_t size) {
     return start + head;
 }
 
+// JUSTIFICATION: no object of a C++ type lies in guest memory; the built-in accesses it as the hardware does.
+template <typename Word>
+void store_word(std::byte* to, std::span<const std::uint8_t> bytes) noexcept {
+    Word word = 0;
+    std::memcpy(&word, bytes.data(), sizeof word);
+    __atomic_store_n(reinterpret_cast<Word*>(to), word, __ATOMIC_RELEASE);
+}
+
 Mapping map_region(std::uint64_t size, int flags, int fd, std::uint64_t offset) {
     Mapping reserved = Mapping::adopt(reserve_aligned(size), size);
     void* const mapped = ::mmap(reserved.data(), size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE | flags, fd,
@@ -118,12 +126,19 @@ std::shared_ptr<GuestMemory> GuestMemory::borrow(const std::vector<std::uint64_t
     return memory;
 }
 
-std::span<std::byte> GuestMemory::at(std::uint64_t guest_address, std::uint64_t size_bytes) const {
+std::byte* GuestMemory::find(std::uint64_t guest_address, std::uint64_t size_bytes) const noexcept {
     for (const GuestRegion& region : regions_) {
         if (guest_address >= region.guest_address && guest_address - region.guest_address <= region.size_bytes &&
             size_bytes <= region.size_bytes - (guest_address - region.guest_address)) {
-            return {region.host + (guest_address - region.guest_address), size_bytes};
+            return region.host + (guest_address - region.guest_address);
         }
+    }
+    return nullptr;
+}
+
+std::span<std::byte> GuestMemory::at(std::uint64_t guest_address, std::uint64_t size_bytes) const {
+    if (std::byte* const host = find(guest_address, size_bytes); host != nullptr) {
+        return {host, size_bytes};
     }
     throw ArgumentError(std::to_string(size_bytes) + " bytes at guest address " + hex(guest_address) +
                         " are not within one region of the guest's memory");
@@ -136,6 +151,24 @@ void GuestMemory::read(std::uint64_t guest_address, std::span<std::byte> out) co
 
 void GuestMemory::write(std::uint64_t guest_address, std::span<const std::byte> bytes) const {
     std::memcpy(at(guest_address, bytes.size()).data(), bytes.data(), bytes.size());
+}
+
+bool GuestMemory::store(std::uint64_t guest_address, std::span<const std::uint8_t> bytes) const noexcept {
+    std::byte* const host = find(guest_address, bytes.size());
+    if (host == nullptr) {
+        return false;
+    }
+    const bool is_aligned = !bytes.empty() && reinterpret_cast<std::uint64_t>(host) % bytes.size() == 0;
+    if (bytes.size() == 8 && is_aligned) {
+        store_word<std::uint64_t>(host, bytes);
+    } else if (bytes.size() == 4 && is_aligned) {
+        store_word<std::uint32_t>(host, bytes);
+    } else if (bytes.size() == 2 && is_aligned) {
+        store_word<std::uint16_t>(host, bytes);
+    } else {
+        std::memcpy(host, bytes.data(), bytes.size());
+    }
+    return true;
 }
 
 }  // namespace vmthaw

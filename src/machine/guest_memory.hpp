@@ -45,9 +45,14 @@ public:
     // Copies; a range may not cross the gap. A missing page blocks until it is served. Throw ArgumentError.
     void read(std::uint64_t guest_address, std::span<std::byte> out) const;
     void write(std::uint64_t guest_address, std::span<const std::byte> bytes) const;
+    // A store of the guest's own that the host makes in its stead: what is aligned arrives in one piece, as other vCPUs
+    // would see it. False outside the regions.
+    [[nodiscard]] bool store(std::uint64_t guest_address, std::span<const std::uint8_t> bytes) const noexcept;
 
 private:
     explicit GuestMemory(std::uint64_t size_bytes);
+    // Null for a range that does not lie within one region.
+    [[nodiscard]] std::byte* find(std::uint64_t guest_address, std::uint64_t size_bytes) const noexcept;
 
     std::uint64_t size_bytes_ = 0;
     std::vector<GuestRegion> regions_;

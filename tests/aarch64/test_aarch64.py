@@ -25,7 +25,16 @@ CORE = gtest.executable("aarch64")
 LIVE = gtest.ROOT / "build" / "aarch64" / "vmthaw_aarch64_tests"
 RUN_IN_VM = gtest.ROOT / "tests" / "vm" / "run_in_vm"
 # Tests of the kernel itself, which user-mode emulation only imitates, and explorations that would take an hour in it.
-WITHOUT = ("*Userfaultfd*", "CaptureFailures", "SourceResidency", "Thread", "FreezeHazards", "FreezeInterleavings*")
+WITHOUT = (
+    "*Userfaultfd*",
+    "CaptureFailures",
+    "SourceResidency",
+    "Thread",
+    "FreezeHazards",
+    "FreezeInterleavings*",
+    "WatchHazards",
+    "WatchInterleavings",
+)
 
 
 def core_suites() -> list[str]:

@@ -95,7 +95,10 @@ public:
     ReadProgram() {
         world().add_thread("vCPU", [this] {
             const auto reading = board_.read(kSlot);
-            const std::uint64_t which = reading ? reading->wish.target.guest_address / 0x1000 : 0;
+            if (!reading) {
+                return;
+            }
+            const std::uint64_t which = reading->wish.target.guest_address / 0x1000;
             if (which != 0 && reading->wish.gate != wish_of(which).gate) {
                 world().fail("parts of two requests");
             }

@@ -69,6 +69,8 @@ public:
     [[nodiscard]] std::size_t vcpu_count() const noexcept { return slots_.size(); }
     [[nodiscard]] typename Platform::Event* parked_event() noexcept { return parked_ ? &*parked_ : nullptr; }
     [[nodiscard]] bool is_killed() const noexcept { return killed_.load(); }
+    // From when freeze() said so to thaw(), or the kill: no vCPU runs the guest. (One may look parked after the thaw.)
+    [[nodiscard]] bool is_frozen() const noexcept { return state_.load() == State::frozen && !killed_.load(); }
     [[nodiscard]] bool is_parked(std::size_t index) const noexcept { return slots_[index]->answer.load() != 0; }
 
     // The calling thread is the vCPU's until detach(). It must not run the guest before head() said so.
@@ -205,6 +207,9 @@ public:
         let_go();
         state_.store(State::thawed);
     }
+
+    // Brings every vCPU that runs to its next head(), where it sees what was written before this. Any thread.
+    void nudge() noexcept { kick_all(); }
 
     // Ends every wait and every run, for good. Any thread, also a vCPU's own. Only the first call does anything.
     void kill() noexcept {

@@ -101,6 +101,11 @@ void FreezeCoordinator::thaw() {
     protocol_->thaw();
 }
 
+void FreezeCoordinator::nudge() {
+    guard_.check("FreezeCoordinator");
+    protocol_->nudge();
+}
+
 void FreezeCoordinator::kill() {
     guard_.check("FreezeCoordinator");
     protocol_->kill();

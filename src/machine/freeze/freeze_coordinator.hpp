@@ -108,6 +108,7 @@ public:
     // The eventfd that has one edge for each park; -1 without one. freeze() drains it.
     [[nodiscard]] int parked_fd() noexcept;
     [[nodiscard]] bool is_killed() const noexcept { return protocol_->is_killed(); }
+    [[nodiscard]] bool is_frozen() const noexcept { return protocol_->is_frozen(); }
     [[nodiscard]] bool is_parked(std::size_t index) const;
 
     // A vCPU's thread: attach while it lives, and head() before each KVM_RUN.
@@ -132,6 +133,7 @@ public:
     void finish_freeze(Outcome& outcome) { protocol_->finish_freeze(outcome); }
     [[nodiscard]] Outcome freeze(std::uint64_t timeout_ns);
     void thaw();
+    void nudge();
     void kill();
 
 private:

@@ -1,6 +1,7 @@
 #include "machine/run_loop/run_loop.hpp"
 
 #include <chrono>
+#include <string>
 #include <utility>
 
 #include "base/clock.hpp"
@@ -43,7 +44,7 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
       dispatcher_(std::move(dispatcher)),
       filter_(std::move(filter)),
       handler_(std::move(handler)),
-      options_(options),
+      options_(std::move(options)),
       freezer_(vcpus),
       counters_(vcpus.size()) {
     if (vcpus.empty() || !dispatcher_) {
@@ -51,6 +52,10 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
     }
     if (!filter_.empty() && !handler_) {
         throw ArgumentError("exits are to go to a handler, but there is none");
+    }
+    if (options_.watchpoints && options_.watchpoints->vcpu_count() != vcpus.size()) {
+        throw ArgumentError("watchpoints for " + std::to_string(options_.watchpoints->vcpu_count()) +
+                            " vCPUs, but the run loop has " + std::to_string(vcpus.size()));
     }
     if (options_.record_capacity > 0) {
         records_ = std::make_unique<Ring<ExitRecord>>(options_.record_capacity);
@@ -68,23 +73,38 @@ void RunLoop::run_vcpu(std::size_t index) {
         ++begun_;
         changed_.notify_all();
     }
+    while (thread.head() == LoopHead::run) {
+        if (options_.watchpoints) {
+            options_.watchpoints->prepare(index, vcpu);
+        }
+        (void)MemoryErrorScope::take_address();  // of a KVM_RUN that completed an instruction; this one will say so too
+        const std::uint64_t t_enter_ns = monotonic_ns();
+        if (!answer(index, vcpu, vcpu.run(), t_enter_ns)) {
+            return;
+        }
+    }
+}
+
+bool RunLoop::answer(std::size_t index, Vcpu& vcpu, RunResult outcome, std::uint64_t t_enter_ns) noexcept {
     const ExitProfile profile = dispatcher_->profile();
     const GuestArch arch = dispatcher_->buses()->arch();
-    while (thread.head() == LoopHead::run) {
-        const std::uint64_t t_enter_ns = monotonic_ns();
-        const RunResult outcome = vcpu.run();
+    for (;;) {
         const std::uint64_t t_exit_ns = monotonic_ns();
         Exit exit = classify_exit(profile, arch, outcome.result, outcome.errno_value, vcpu.run_bytes());
         if (exit.is_interrupted() || (exit.has_reason && exit.reason == kExitInterrupted)) {
             counters_[index].count_interruption(t_exit_ns - t_enter_ns);
             if (const auto address = MemoryErrorScope::take_address()) {
                 finish(poisoned_page(index, *address));
-                return;
+                return false;
             }
-            continue;
+            return true;
         }
         keep_registers(vcpu, exit);
-        const Decision decision = decide(index, exit, vcpu);
+        const WatchAnswer watched =
+            options_.watchpoints ? options_.watchpoints->handle(index, vcpu, exit, outcome) : WatchAnswer::not_ours;
+        Decision decision =
+            watched == WatchAnswer::not_ours ? decide(index, exit, vcpu) : decide_watched(index, exit, vcpu);
+        decision.has_next = watched == WatchAnswer::again;
         const std::uint64_t t_decided_ns = monotonic_ns();
         counters_[index].count_exit(exit.has_reason ? exit.reason : VcpuCounters::kReasons - 1, t_exit_ns - t_enter_ns,
                                     t_decided_ns - t_exit_ns);
@@ -92,8 +112,12 @@ void RunLoop::run_vcpu(std::size_t index) {
             record(index, exit, decision, t_enter_ns, t_exit_ns, t_decided_ns);
         }
         if (!conclude(index, exit, decision)) {
-            return;
+            return false;
         }
+        if (!decision.has_next) {
+            return true;
+        }
+        t_enter_ns = t_decided_ns;  // the vCPU came out again without having been in the guest
     }
 }
 
@@ -126,6 +150,18 @@ RunEnd RunLoop::poisoned_page(std::size_t index, std::uint64_t host_address) con
         }
     }
     return end;
+}
+
+// The exit has been seen to. A handler of debug exits may still look at the guest, and end the run.
+RunLoop::Decision RunLoop::decide_watched(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept {
+    Decision decision;
+    decision.action.kind = ExitActionKind::continue_;
+    if (const auto entry = exit.reason == kKvmExitDebug ? filter_.find(exit) : std::nullopt) {
+        decision.by_handler = true;
+        counters_[index].count_handled();
+        decision.action = handler_->handle(index, exit, vcpu, *entry).value_or(decision.action);
+    }
+    return decision;
 }
 
 bool RunLoop::conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept {
@@ -208,7 +244,7 @@ void RunLoop::record(std::size_t index, const Exit& exit, const Decision& decisi
         is_write = mmio->is_write;
     }
     record.flags |= is_write ? kExitRecordWrite : std::uint8_t{0};
-    if (options_.record_registers) {
+    if (options_.record_registers && !decision.has_next) {
         // An answered instruction is completed first: before that RIP and RAX are those of before it. One that nobody
         // answered stays as it is.
         Vcpu& vcpu = *vcpus_[index];

@@ -18,6 +18,7 @@
 #include "machine/run_loop/exit_handler.hpp"
 #include "machine/run_loop/run_end.hpp"
 #include "machine/run_loop/run_stats.hpp"
+#include "machine/watchpoints/watchpoints.hpp"
 #include "trace/exit_record.hpp"
 
 namespace vmthaw {
@@ -25,6 +26,7 @@ namespace vmthaw {
 struct RunLoopOptions {
     std::size_t record_capacity = 0;  // of the ring of exit records; 0: none are made
     bool record_registers = false;    // drained and captured after each exit, which costs two ioctls and a KVM_RUN
+    std::shared_ptr<Watchpoints> watchpoints{};  // for as many vCPUs; armed before each KVM_RUN, and see its exit first
 };
 
 // One run of a guest: a thread for each vCPU calls run_vcpu(), until the end of one ends all. Exits go to the handler,
@@ -59,10 +61,14 @@ private:
         ExitAction action;
         const BusWindow* failed = nullptr;
         bool by_handler = false;
+        bool has_next = false;  // the mapping holds another exit already
     };
     class Presence;
 
+    // What one KVM_RUN came to, which may be several exits. False: the run is over.
+    [[nodiscard]] bool answer(std::size_t index, Vcpu& vcpu, RunResult outcome, std::uint64_t t_enter_ns) noexcept;
     [[nodiscard]] Decision decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
+    [[nodiscard]] Decision decide_watched(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
     // Whether the loop goes on.
     [[nodiscard]] bool conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept;
     [[nodiscard]] RunEnd poisoned_page(std::size_t index, std::uint64_t host_address) const;
