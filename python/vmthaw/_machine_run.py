@@ -9,6 +9,7 @@ from vmthaw._core import Buses, Dispatcher, ExitProfile, GuestArch, RegisterSnap
 from vmthaw._exit_functions import ExitFunctions, Place
 from vmthaw.errors import StateError
 from vmthaw.run_loop import RunLoop, VcpuStats
+from vmthaw.watchpoints import Watchpoints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ class MachineRun(ExitFunctions):
     _profile: ExitProfile
     _loop: RunLoop | None = None
     _hold: _core.MachineHold | None = None
+    _watchpoints: Watchpoints | None = None
 
     def _core_or_raise(self) -> _core.MachineCore:
         raise NotImplementedError
@@ -52,6 +54,16 @@ class MachineRun(ExitFunctions):
         return self._buses
 
     @property
+    def watchpoints(self) -> Watchpoints:
+        """The watchpoints of all runs (`start`, `run`), made when they are first asked for: before a run."""
+        core = self._core_or_raise()
+        if self._watchpoints is None:
+            if self.running:
+                raise StateError("the machine runs without watchpoints; ask for them before start()")
+            self._watchpoints = Watchpoints(self.vcpus, memory=core.memory, vm=core.vm())
+        return self._watchpoints
+
+    @property
     def running(self) -> bool:
         """A run has begun, and its threads are not gone yet."""
         return self._loop is not None and self._loop.running
@@ -65,7 +77,13 @@ class MachineRun(ExitFunctions):
         try:
             if self._dispatcher is None:
                 self._dispatcher = Dispatcher(self._profile, self._buses)
-            loop = RunLoop(self.vcpus, self._dispatcher, exit_records=self._exit_records, functions=self._places)
+            loop = RunLoop(
+                self.vcpus,
+                self._dispatcher,
+                exit_records=self._exit_records,
+                functions=self._places,
+                watchpoints=self._watchpoints,
+            )
             loop.start()
         except BaseException:
             hold.release()

@@ -34,6 +34,8 @@ from vmthaw.errors import ForkedError, GuestError, StateError, VmthawValueError
 if TYPE_CHECKING:
     import numpy as np
 
+    from vmthaw.watchpoints import Watchpoints
+
 __all__ = ["Answer", "ExitFunction", "RunEnd", "RunEndKind", "RunLoop", "VcpuStats"]
 
 _END_S = 5.0
@@ -61,8 +63,10 @@ class RunLoop(ExitFunctions, Closing):
     Register functions first, then `start` (or `run`); a run that ended does not begin again: make another.
     `functions` are some that were registered elsewhere.
     `exit_records` is the capacity of a ring of records, one an exit, read by `take_records`; `record_registers`
-    completes and captures the vCPU after each exit for them. Any thread may stop, wait, freeze and thaw; waits release
-    the GIL and end with Ctrl-C. Inert in a forked child (ForkedError).
+    completes and captures the vCPU after each exit for them. `watchpoints`, made for the same vCPUs, are armed before
+    the guest runs and see its exits first; a function for the reason DEBUG is then called after them, on the vCPU's
+    thread, and may look around (its None lets the guest go on). Any thread may stop, wait, freeze and thaw; waits
+    release the GIL and end with Ctrl-C. Inert in a forked child (ForkedError).
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class RunLoop(ExitFunctions, Closing):
         exit_records: int = 0,
         record_registers: bool = False,
         functions: Sequence[Place] = (),
+        watchpoints: Watchpoints | None = None,
     ) -> None:
         if not vcpus:
             raise VmthawValueError("a run loop needs at least one vCPU")
@@ -81,6 +86,7 @@ class RunLoop(ExitFunctions, Closing):
         self._records = exit_records
         self._registers = record_registers
         self._places = list(functions)
+        self._watchpoints = watchpoints
         self._pid = os.getpid()
         self._core: _core.RunLoopCore | None = None
         self._threads: list[threading.Thread] = []
@@ -95,7 +101,17 @@ class RunLoop(ExitFunctions, Closing):
         self._check_process()
         if self._core is not None:
             raise StateError("the run has begun already; make another RunLoop for another run")
-        self._core = _core.RunLoopCore(self._vcpus, self._dispatcher, self._places, self._records, self._registers)
+        watched = self._watchpoints
+        self._core = _core.RunLoopCore(
+            self._vcpus,
+            self._dispatcher,
+            self._places,
+            self._records,
+            self._registers,
+            None if watched is None else watched.core,
+        )
+        if watched is not None:
+            watched.attach(self._core)
         _lifecycle.register(self, _lifecycle.Stage.GUEST)
         try:
             for index in range(len(self._vcpus)):

@@ -29,6 +29,7 @@ void register_registers(py::module_& module);
 void register_capture_benchmark(py::module_& module);
 void register_freeze(py::module_& module);
 void register_run_loop(py::module_& module);
+void register_watchpoints(py::module_& module);
 void register_machine(py::module_& module);
 
 }  // namespace vmthaw::bindings

@@ -25,6 +25,7 @@ PYBIND11_MODULE(_core, module) {
     register_registers(module);  // reads the memory of the line above
     register_capture_benchmark(module);
     register_freeze(module);
+    register_watchpoints(module);
     register_run_loop(module);
     register_machine(module);
 }

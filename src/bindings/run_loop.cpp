@@ -20,6 +20,7 @@
 #include "bindings/python_device.hpp"
 #include "bindings/record_array.hpp"
 #include "bindings/wait.hpp"
+#include "bindings/watchpoints.hpp"
 
 namespace vmthaw::bindings {
 namespace {
@@ -86,6 +87,7 @@ private:
 struct Loop {
     std::vector<py::object> vcpus;
     std::shared_ptr<PythonExitHandler> handler;
+    std::shared_ptr<WatchpointsObject> watchpoints;
     std::unique_ptr<RunLoop> core;
 };
 
@@ -97,7 +99,8 @@ struct EndObject {
 using Place = std::tuple<std::string, std::uint64_t, std::uint64_t, py::function>;  // kind, first, last, handler
 
 std::shared_ptr<Loop> make_loop(const py::sequence& vcpus, const std::shared_ptr<Dispatcher>& dispatcher,
-                                const std::vector<Place>& places, std::size_t records, bool registers) {
+                                const std::vector<Place>& places, std::size_t records, bool registers,
+                                const std::shared_ptr<WatchpointsObject>& watchpoints) {
     auto loop = std::make_shared<Loop>();
     std::vector<Vcpu*> pointers;
     for (const py::handle vcpu : vcpus) {
@@ -120,8 +123,11 @@ std::shared_ptr<Loop> make_loop(const py::sequence& vcpus, const std::shared_ptr
         functions.push_back(function);
     }
     loop->handler = std::make_shared<PythonExitHandler>(loop->vcpus, std::move(functions));
+    loop->watchpoints = watchpoints;
+    // Shares the object above, whose core it is.
+    std::shared_ptr<Watchpoints> shared(watchpoints, watchpoints ? watchpoints->core.get() : nullptr);
     loop->core = std::make_unique<RunLoop>(pointers, dispatcher, std::move(filter), loop->handler,
-                                           RunLoopOptions{records, registers});
+                                           RunLoopOptions{records, registers, std::move(shared)});
     return loop;
 }
 
@@ -135,15 +141,6 @@ void run_vcpu(const std::shared_ptr<Loop>& self, std::size_t index) {
     } catch (py::error_already_set& error) {
         self->handler->keep(error.value());  // wait() raises it; this thread has nobody to raise it to
     }
-}
-
-bool is_frozen(const Loop& self) {
-    for (std::size_t index = 0; index < self.core->vcpu_count(); ++index) {
-        if (!self.core->freezer().is_parked(index)) {
-            return false;
-        }
-    }
-    return true;
 }
 
 std::optional<EndObject> end_of(const Loop& self) {
@@ -235,7 +232,7 @@ void register_run_loop(py::module_& module) {
             "The window whose device failed, or an empty string.");
     py::class_<Loop, std::shared_ptr<Loop>>(module, "RunLoopCore", "What vmthaw.run_loop.RunLoop stands on.")
         .def(py::init(&make_loop), py::arg("vcpus"), py::arg("dispatcher"), py::arg("places"), py::arg("records"),
-             py::arg("registers"))
+             py::arg("registers"), py::arg("watchpoints"))
         .def("run_vcpu", &run_vcpu, py::arg("index"))
         .def(
             "stop", [](Loop& self) { self.core->stop(); }, py::call_guard<py::gil_scoped_release>())
@@ -257,7 +254,9 @@ void register_run_loop(py::module_& module) {
             py::arg("timeout"))
         .def(
             "thaw", [](Loop& self) { self.core->freezer().thaw(); }, py::call_guard<py::gil_scoped_release>())
-        .def_property_readonly("frozen", &is_frozen)
+        .def(
+            "nudge", [](Loop& self) { self.core->freezer().nudge(); }, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("frozen", [](const Loop& self) { return self.core->freezer().is_frozen(); })
         .def_property_readonly("end", &end_of)
         .def_property_readonly("error", [](const Loop& self) { return self.handler->error(); })
         .def("stats", &stats_of, py::arg("index"))
