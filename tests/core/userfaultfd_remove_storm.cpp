@@ -95,12 +95,12 @@ TEST_P(UserfaultfdRemoveStorm, ARemovedPageReadsAsZerosWhileOthersAreTouched) {
     {
         const RemoveServer server(memory, userfaultfd, source);
         const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
-        std::atomic<std::size_t> removes{0};
+        std::atomic<bool> raging{true};
         std::vector<std::thread> threads;
         for (std::size_t toucher = 0; toucher < 2; ++toucher) {
             threads.emplace_back([&, toucher] {
                 std::mt19937 generator(static_cast<unsigned>(toucher));
-                while (std::chrono::steady_clock::now() < deadline) {
+                while (raging) {
                     const unsigned char seen = peek(memory.page(generator() % pages));
                     ASSERT_TRUE(seen == 0 || seen == 0xAB) << int{seen};
                 }
@@ -108,19 +108,20 @@ TEST_P(UserfaultfdRemoveStorm, ARemovedPageReadsAsZerosWhileOthersAreTouched) {
         }
         threads.emplace_back([&] {
             std::mt19937 generator(99);
-            while (std::chrono::steady_clock::now() < deadline) {
+            // Enough of them also where a huge page takes long to clear.
+            for (int removes = 0; !HasFailure() && (removes < 12 || std::chrono::steady_clock::now() < deadline);
+                 ++removes) {
                 const std::size_t page = generator() % pages;
                 // Shared memory keeps its pages in the page cache through MADV_DONTNEED.
                 const int advice = has_alias(GetParam()) ? MADV_REMOVE : MADV_DONTNEED;
-                ASSERT_EQ(::madvise(memory.page(page), memory.page_size(), advice), 0);
-                ASSERT_EQ(peek(memory.page(page)), 0) << "page " << page << " came back from the source";
-                ++removes;
+                EXPECT_EQ(::madvise(memory.page(page), memory.page_size(), advice), 0);
+                EXPECT_EQ(peek(memory.page(page)), 0) << "page " << page << " came back from the source";
             }
+            raging = false;
         });
         for (std::thread& thread : threads) {
             thread.join();
         }
-        EXPECT_GT(removes, 10U);
     }
 }
 
