@@ -28,6 +28,7 @@ RUN_IN_VM = gtest.ROOT / "tests" / "vm" / "run_in_vm"
 WITHOUT = (
     "*Userfaultfd*",
     "CaptureFailures",
+    "RunLoopFailures",
     "SourceResidency",
     "Thread",
     "FreezeHazards",

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "kvm/kvm.hpp"
 #include "kvm/vm.hpp"
@@ -63,7 +64,7 @@ protected:
             regs.rflags = 2;
             vcpus_.back()->set_regs(regs);
         }
-        coordinator_ = std::make_unique<FreezeCoordinator>(pointers);
+        coordinator_ = std::make_unique<FreezeCoordinator>(pointers, events());
         for (std::size_t i = 0; i < kVcpus; ++i) {
             threads_.emplace_back([this, i] { run(i); });
         }
@@ -79,6 +80,7 @@ protected:
             thread.join();
         }
     }
+    [[nodiscard]] virtual FreezeEvents events() const { return {}; }
     static std::uint64_t counter(std::size_t index) { return kCounters + 64 * index; }
     [[nodiscard]] std::uint16_t count(std::size_t index) const {
         std::uint16_t value = 0;
@@ -133,6 +135,34 @@ TEST_F(FreezeKvm, FourVcpusTenThousandTimesWhileTheyRunAndExit) {
         EXPECT_GT(moved[i], 0U) << "vCPU " << i << " never ran between two freezes";
         EXPECT_GT(exits_[i].load(), 0U) << "vCPU " << i << " never came to an exit";
     }
+}
+
+class FreezeKvmWithoutEvents : public FreezeKvm {
+protected:
+    [[nodiscard]] FreezeEvents events() const override { return {false, false, false}; }
+};
+
+TEST_F(FreezeKvmWithoutEvents, LookingAgainFindsEveryParkAndEveryThaw) {
+    EXPECT_EQ(coordinator_->parked_fd(), -1);
+    for (int cycle = 0; cycle < 10; ++cycle) {
+        const FreezeCoordinator::Outcome outcome = coordinator_->freeze(kPatience_ns);
+        ASSERT_EQ(outcome.status, FreezeStatus::frozen) << "cycle " << cycle;
+        std::array<std::uint64_t, kVcpus> before{};
+        for (std::size_t i = 0; i < kVcpus; ++i) {
+            ASSERT_TRUE(outcome.snapshots[i].has_value()) << "cycle " << cycle;
+            before.at(i) = exits_.at(i).load();
+        }
+        coordinator_->thaw();
+        const std::uint64_t deadline_ns = monotonic_ns() + kPatience_ns;
+        for (std::size_t i = 0; i < kVcpus; ++i) {
+            while (exits_.at(i).load() == before.at(i)) {
+                ASSERT_LT(monotonic_ns(), deadline_ns) << "vCPU " << i << " did not wake";
+                std::this_thread::yield();
+            }
+        }
+    }
+    // And the kill, which TearDown sends, finds all of them parked.
+    ASSERT_EQ(coordinator_->freeze(kPatience_ns).status, FreezeStatus::frozen);
 }
 
 }  // namespace
