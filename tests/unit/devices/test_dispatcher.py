@@ -21,7 +21,16 @@ from tests.unit.vcpu.made import (
     mmio_write,
     run_bytes,
 )
-from vmthaw.devices import I8042, Buses, Serial, VirtioMmio, make_idle_block, make_idle_console, make_idle_net
+from vmthaw.devices import (
+    I8042,
+    Buses,
+    OutputBuffer,
+    Serial,
+    VirtioMmio,
+    make_idle_block,
+    make_idle_console,
+    make_idle_net,
+)
 from vmthaw.errors import StateError, VmthawValueError
 from vmthaw.vcpu import Dispatcher, ExitAction, ExitProfile, GuestArch, classify_exit, decode_exit
 
@@ -147,6 +156,25 @@ def test_a_serial_port_takes_a_byte_of_a_wider_access() -> None:
             assert mapping[DATA_OFFSET : DATA_OFFSET + 4] == first + rest
 
 
+@BOTH
+def test_a_serial_port_sends_the_first_byte_of_a_wider_access(profile: ExitProfile) -> None:
+    output = OutputBuffer()
+    buses = Buses(X86)
+    buses.add_standard(com1=Serial(output))
+    dispatcher = Dispatcher(profile, buses)
+    for size in (1, 2, 4):
+        mapping = bytearray(io_out(0x3F8, b"abcd"[:size], size))
+        assert str(dispatcher.handle(decode_exit(X86, 0, 0, mapping), mapping)) == "continue"
+        assert output.take() == b"a"
+
+
+@pytest.mark.parametrize("port", [0x60, 0x64])
+def test_the_keyboard_controller_answers_one_byte_of_a_wider_access(port: int) -> None:
+    assert Guest(LENIENT, X86).port_read(port, 4, before=b"abcd") == b"\0bcd"
+    # It has that one port, which an access of four is not wholly inside of.
+    assert Guest(STRICT, X86).port_read(port, 4, before=b"abcd") == b"\xff" * 4
+
+
 def test_strict_wants_an_access_wholly_inside_its_window() -> None:
     for profile, inside in ((LENIENT, True), (STRICT, False)):
         guest = Guest(profile, X86)
@@ -198,6 +226,22 @@ def test_reads_of_nothing_are_ones_and_writes_are_dropped(profile: ExitProfile, 
     assert guest.mmio_read(0x1234_5678_9000, size) == b"\xff" * size
     assert guest.mmio_write(0x1234_5678_9000, bytes(size)) == "continue"
     assert guest.mmio_write((1 << 64) - 1, b"x") == "continue"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("arch", "elsewhere"),
+    [(X86, range(0x09000000, 0x09005000, 0x1000)), (ARM, range(0xC0000000, 0xC0003000, 0x1000))],
+    ids=["x86_64", "aarch64"],
+)
+def test_the_windows_of_one_architecture_are_nothing_on_the_other(
+    profile: ExitProfile, arch: GuestArch, elsewhere: range
+) -> None:
+    guest = Guest(profile, arch)
+    for window in elsewhere:
+        assert guest.mmio_write(window, b"\1\0\0\0") == "continue"
+        assert guest.mmio_read(window) == b"\xff" * 4
+    assert (guest.com1.writes, guest.com2.writes) == ([], [])
 
 
 @BOTH

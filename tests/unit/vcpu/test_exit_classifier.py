@@ -35,7 +35,11 @@ from vmthaw.vcpu import ExitAction, ExitActionKind, ExitProfile, GuestArch, clas
 
 NONE, CONTINUE, STOP = "none", "continue", "shutdown"
 FAILED_ENTRY = run_bytes(FAIL_ENTRY, struct.pack("<QI", 0x80000021, 3))
-INTERNAL = run_bytes(INTERNAL_ERROR, struct.pack("<II", 4, 0))
+
+
+def internal(suberror: int) -> bytes:
+    return run_bytes(INTERNAL_ERROR, struct.pack("<II", suberror, 0))
+
 
 # What came out of KVM_RUN, then the action on x86-64 and on aarch64. Where the strict profile differs it is named third
 # and fourth.
@@ -73,7 +77,11 @@ TABLE: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("event 8, not known", event(8), (CONTINUE, CONTINUE)),
     ("event 0", event(0), (CONTINUE, CONTINUE)),
     ("failed entry", FAILED_ENTRY, ("fatal(2147483681)", "fatal(2147483681)")),
-    ("internal error", INTERNAL, ("fatal", "fatal", "fatal(4)", "fatal(4)")),
+    ("internal error 1, emulation", internal(1), ("fatal", "fatal", "fatal(1)", "fatal(1)")),
+    ("internal error 2, simultaneous exceptions", internal(2), ("fatal", "fatal", "fatal(2)", "fatal(2)")),
+    ("internal error 3, delivery of an event", internal(3), ("fatal", "fatal", "fatal(3)", "fatal(3)")),
+    ("internal error 4, unexpected exit reason", internal(4), ("fatal", "fatal", "fatal(4)", "fatal(4)")),
+    ("internal error 5, not known", internal(5), ("fatal", "fatal", "fatal(5)", "fatal(5)")),
     ("unknown, as KVM says", run_bytes(UNKNOWN, struct.pack("<Q", 51)), (NONE, NONE, "fatal(51)", "fatal(51)")),
     ("number 44", run_bytes(44), (NONE, NONE, "fatal(44)", "fatal(44)")),
     ("number 4294967295", run_bytes(0xFFFFFFFF), (NONE, NONE, "fatal(4294967295)", "fatal(4294967295)")),
