@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmarks.captures import measure
-from tests.integration.kvm.support import CODE, TinyGuest
+from tests.integration.kvm.support import CODE, MEMORY, TinyGuest
 from vmthaw.errors import VmthawValueError
 from vmthaw.kvm import GuestArch
 from vmthaw.registers import (
@@ -34,6 +34,23 @@ def test_a_capture_comes_after_the_drain() -> None:
     assert snapshot.tcr_el1 is None
     assert guest.vcpu.regs()["rax"] & 0xFFFF == 0x1234
     assert guest.vcpu.run(5.0).name == "HLT"
+
+
+def test_a_capture_after_a_read_from_a_device_is_that_of_after_it() -> None:
+    # mov (0x20), %cx; hlt, with a data segment that begins behind the memory
+    guest = TinyGuest(b"\x8b\x0e\x20\x00" + HLT)
+    guest.vcpu.set_sregs({"ds.base": MEMORY})
+    guest.vcpu.set_regs({"rcx": 0x7777})
+    asked = guest.vcpu.run(5.0)
+    assert (asked.name, asked.fields["guest_address"]) == ("MMIO", MEMORY + 0x20)
+    before = guest.vcpu.regs()
+    assert (before["rip"], before["rcx"]) == (CODE, 0x7777)  # stale: it has not happened yet
+    guest.vcpu.answer(asked, b"\x34\x12")
+    assert guest.vcpu.regs() == before
+    snapshot = capture_registers(guest.vcpu)
+    assert snapshot is not None
+    assert snapshot.instruction_pointer == CODE + 4
+    assert guest.vcpu.regs()["rcx"] == 0x1234
 
 
 def test_the_root_of_the_page_tables_is_cr3_as_it_is() -> None:
