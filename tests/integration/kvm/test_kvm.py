@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -168,6 +169,24 @@ def test_registers_come_back_as_they_were_set() -> None:
         vcpu.set_regs({"rzz": 1})
     with pytest.raises(VmthawValueError, match=r"cs\.dpl does not take 0x100"):
         vcpu.set_sregs({"cs.dpl": 256})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cr0": 0x80000000},  # paging without protection
+        {"cr0": 1 << 40},
+        {"cr4": 1 << 40},
+    ],
+    ids=str,
+)
+def test_special_registers_that_cannot_be_are_refused_whole(wrong: dict[str, int]) -> None:
+    vcpu = TinyGuest(HLT).vcpu
+    before = vcpu.sregs()
+    with pytest.raises(OSError, match="KVM_SET_SREGS") as refused:
+        vcpu.set_sregs({**wrong, "gs.base": 0x1234_5000})
+    assert refused.value.errno == errno.EINVAL
+    assert vcpu.sregs() == before
 
 
 def test_model_specific_registers_come_back_and_a_bad_value_is_named() -> None:
