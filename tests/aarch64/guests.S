@@ -38,6 +38,14 @@ guest vectors           // sixteen of 128 bytes
     .endr
 mark vectors_end
 
+.macro spinning_vectors guest   // 0x800 behind the guest's start; a guest that gets here stays
+    .org guest_\guest + 0x800
+    .rept 16
+    .balign 128
+    b .
+    .endr
+.endm
+
 guest powers_off
     psci PSCI_SYSTEM_OFF
 mark powers_off_end
@@ -108,6 +116,16 @@ guest loads             // w21 from x19
     ldr w21, [x19]
     psci PSCI_SYSTEM_OFF    // PSCI's answers go to x0 to x3
 mark loads_end
+
+guest is_undefined
+    udf #0
+    spinning_vectors is_undefined
+mark is_undefined_end
+
+guest goes_nowhere      // to x19
+    br x19
+    spinning_vectors goes_nowhere
+mark goes_nowhere_end
 
 guest sets_registers    // x19 to x23: SP_EL1, SP_EL0, TTBR1_EL1, TTBR0_EL1, TCR_EL1
     mov sp, x19
