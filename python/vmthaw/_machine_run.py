@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core
 from vmthaw._core import Buses, Dispatcher, ExitProfile, GuestArch, RegisterSnapshot, RunEnd, Vcpu
+from vmthaw._exit_feed import ExitFeed
 from vmthaw._exit_functions import ExitFunctions, Place
 from vmthaw.errors import StateError
 from vmthaw.run_loop import RunLoop, VcpuStats
@@ -13,6 +14,8 @@ from vmthaw.watchpoints import Watchpoints
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from vmthaw._lazy_memory import LazyMemory
 
 
 class MachineRun(ExitFunctions):
@@ -26,6 +29,7 @@ class MachineRun(ExitFunctions):
     _loop: RunLoop | None = None
     _hold: _core.MachineHold | None = None
     _watchpoints: Watchpoints | None = None
+    _lazy: LazyMemory | None = None
 
     def _core_or_raise(self) -> _core.MachineCore:
         raise NotImplementedError
@@ -35,6 +39,7 @@ class MachineRun(ExitFunctions):
         self._buses = Buses(GuestArch.x86_64)
         self._profile = profile
         self._exit_records = exit_records
+        self._exit_feed = ExitFeed(exit_records)
         self._places: list[Place] = []
 
     def _check_may_register(self) -> None:
@@ -84,6 +89,7 @@ class MachineRun(ExitFunctions):
                 functions=self._places,
                 watchpoints=self._watchpoints,
             )
+            loop._exit_feed = self._exit_feed
             loop.start()
         except BaseException:
             hold.release()

@@ -57,11 +57,11 @@ class Machine(MachineRun, MachineCapture, Closing):
     `memory` is its size in bytes (a multiple of 4096, 2 MiB to 64 GiB; the first MiB is the payload's own) or a
     `GuestMemory`. Pages are numbered by their offset in a memory file; `first_page` and `pages` default to all of the
     work area. With ``payload=False`` memory is zero and vCPUs are as after a reset: write a program, set registers, add
-    devices to `buses`, register functions, and `run`. Exits are answered by `profile`;
-    `exit_records` is the capacity of the ring behind `take_exit_records`. One thread at a time may run or save it;
-    `read` and `write` are anybody's. Waits release the GIL, end with Ctrl-C, and raise TimeoutError after `timeout`
-    seconds: a command then goes on with `finish`. Raises OSError (no KVM, no memory), StateError, and GuestError when
-    the guest stops instead of answering.
+    devices to `buses`, register functions, and `run`. Exits are answered by `profile`; `exit_records` is the capacity
+    of the ring behind `take_exit_records` and a `TraceRecorder`. One thread at a time may run or save it; `read` and
+    `write` are anybody's. Waits release the GIL, end with Ctrl-C, and raise TimeoutError after `timeout` seconds: a
+    command then goes on with `finish`. Raises OSError (no KVM, no memory), StateError, and GuestError when the guest
+    stops instead of answering.
     """
 
     def __init__(
@@ -102,14 +102,20 @@ class Machine(MachineRun, MachineCapture, Closing):
 
     @classmethod
     def restore(
-        cls, directory: str | os.PathLike[str], *, lazy: Lazy = True, check_memory: bool = False, timeout: float = 60.0
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        lazy: Lazy = True,
+        check_memory: bool = False,
+        timeout: float = 60.0,
+        exit_records: int = 0,
     ) -> Self:
         """A machine as `snapshot` saved it.
 
         `lazy`: False reads memory.bin; ``"mapping"`` maps it privately; True serves its pages from a `PageServer` of
         this process; a path hands the memory's userfaultfd to the page server that listens there, as Firecracker does,
         and opens no memory file. `check_memory` (with ``lazy=False``) compares memory.bin with the fingerprint in the
-        state. Raises SnapshotError, whose `field` names what is wrong, and OSError.
+        state. `exit_records` as in `Machine`. Raises SnapshotError, whose `field` names what is wrong, and OSError.
         """
         folder = Path(directory)
         state = MachineState.load(os.fspath(folder))
@@ -123,7 +129,7 @@ class Machine(MachineRun, MachineCapture, Closing):
         else:
             raise _snapshot_error("memory size", f"{file} has {found} bytes instead of {state.memory_size}")
         machine = cls.__new__(cls)
-        machine._init(memory, state.vcpu_count)
+        machine._init(memory, state.vcpu_count, exit_records=exit_records)
         try:
             if lazy is False:
                 _core.read_memory_file(memory, os.fspath(file), timeout)

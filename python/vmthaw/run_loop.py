@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from vmthaw import _core, _drainer, _lifecycle
 from vmthaw._closing import Closing
 from vmthaw._core import Dispatcher, RegisterSnapshot, RunEnd, RunEndKind, Vcpu
+from vmthaw._exit_feed import ExitFeed
 from vmthaw._exit_functions import Answer, ExitFunction, ExitFunctions, Place
 from vmthaw._fault_candidates import candidates_text
 from vmthaw.errors import ForkedError, GuestError, StateError, VmthawValueError
@@ -62,11 +63,11 @@ class RunLoop(ExitFunctions, Closing):
 
     Register functions first, then `start` (or `run`); a run that ended does not begin again: make another.
     `functions` are some that were registered elsewhere.
-    `exit_records` is the capacity of a ring of records, one an exit, read by `take_records`; `record_registers`
-    completes and captures the vCPU after each exit for them. `watchpoints`, made for the same vCPUs, are armed before
-    the guest runs and see its exits first; a function for the reason DEBUG is then called after them, on the vCPU's
-    thread, and may look around (its None lets the guest go on). Any thread may stop, wait, freeze and thaw; waits
-    release the GIL and end with Ctrl-C. Inert in a forked child (ForkedError).
+    `exit_records` is the capacity of a ring of records, one an exit, read by `take_records` or a `TraceRecorder`;
+    `record_registers` completes and captures the vCPU after each exit for them. `watchpoints`, made for the same vCPUs,
+    are armed before the guest runs and see its exits first; a function for the reason DEBUG is then called after them,
+    on the vCPU's thread, and may look around (its None lets the guest go on). Any thread may stop, wait, freeze and
+    thaw; waits release the GIL and end with Ctrl-C. Inert in a forked child (ForkedError).
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class RunLoop(ExitFunctions, Closing):
         self._registers = record_registers
         self._places = list(functions)
         self._watchpoints = watchpoints
+        self._exit_feed = ExitFeed(exit_records)
         self._pid = os.getpid()
         self._core: _core.RunLoopCore | None = None
         self._threads: list[threading.Thread] = []
@@ -112,6 +114,7 @@ class RunLoop(ExitFunctions, Closing):
         )
         if watched is not None:
             watched.attach(self._core)
+        self._exit_feed.begin(self._core)
         _lifecycle.register(self, _lifecycle.Stage.GUEST)
         try:
             for index in range(len(self._vcpus)):
@@ -206,8 +209,13 @@ class RunLoop(ExitFunctions, Closing):
         return [] if core is None else [VcpuStats(**core.stats(index)) for index in range(len(self._vcpus))]
 
     def take_records(self, limit: int = 65536) -> np.ndarray[Any, np.dtype[np.void]]:
-        """Takes at most `limit` exit records, oldest first: a structured array without a copy. Loads numpy."""
-        return self._core_or_raise().take_records(limit)
+        """Takes at most `limit` exit records, oldest first: a structured array without a copy. Loads numpy.
+
+        StateError before `start`, and while a `TraceRecorder` takes them.
+        """
+        core = self._core_or_raise()
+        self._exit_feed.check_free()
+        return core.take_records(limit)
 
     @property
     def dropped_records(self) -> int:

@@ -28,10 +28,15 @@ from vmthaw.cli._errors import EXIT_CODES, CliError, debug_option
     help="Another trace of the same snapshot to set beside it. May be repeated.",
 )
 @click.option("--title", help="The page's title; by default the trace's.")
+@click.option(
+    "--no-exits",
+    is_flag=True,
+    help="Leave the vCPU exits alone, whose file lies beside TRACE (NAME.exits.parquet).",
+)
 @click.option("--force", is_flag=True, help="Overwrite the page if it exists.")
 @debug_option
-def report(trace: Path, output: Path, others: tuple[Path, ...], title: str | None, force: bool) -> int:
-    """Write what a fault trace shows as one HTML page, and its figures to the terminal.
+def report(trace: Path, output: Path, others: tuple[Path, ...], title: str | None, no_exits: bool, force: bool) -> int:
+    """Write what a trace shows as one HTML page, and its figures to the terminal.
 
     The page says what happened, what it cost and what to do about it; then come pictures and tables. TRACE is what
     `vmthaw record` or a TraceRecorder wrote, also one whose process was killed (FILE.recording.arrow).
@@ -42,8 +47,8 @@ def report(trace: Path, output: Path, others: tuple[Path, ...], title: str | Non
     if output.exists() and not force:
         raise CliError(f"{output} exists: choose another name, or overwrite it with --force")
     try:
-        opened = Trace.open(trace)
-        beside = [Trace.open(other) for other in others]
+        opened = Trace.open(trace, exits=not no_exits)
+        beside = [Trace.open(other, exits=False) for other in others]
     except TraceError as error:
         raise CliError(str(error)) from error
     path = write_report(opened, output, title=title, comparisons=beside, overwrite=force)

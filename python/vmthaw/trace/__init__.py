@@ -1,4 +1,4 @@
-"""Fault traces: record them, open them, look at them.
+"""Traces of faults and vCPU exits: record them, open them, look at them.
 
     with PageServer(socket, source) as server, TraceRecorder("boot.parquet", server):
         ...
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vmthaw.trace._advice import Advice, advise
     from vmthaw.trace._compare import Comparison, compare
     from vmthaw.trace._example import example
+    from vmthaw.trace._exit_schema import EXIT_COLUMNS
+    from vmthaw.trace._exit_summary import ExitSummary, ReasonSummary
     from vmthaw.trace._info import Gap, RegionInfo, SessionInfo, TraceInfo
     from vmthaw.trace._recorder import TraceRecorder
     from vmthaw.trace._schema import COLUMNS, KINDS, OUTCOMES, PAGE_CLASSES, SCHEMA_VERSION, SOURCES
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "COLUMNS": "_schema",
+    "EXIT_COLUMNS": "_exit_schema",
     "KINDS": "_schema",
     "OUTCOMES": "_schema",
     "PAGE_CLASSES": "_schema",
@@ -33,9 +36,11 @@ _HOMES = {
     "SOURCES": "_schema",
     "Advice": "_advice",
     "Comparison": "_compare",
+    "ExitSummary": "_exit_summary",
     "Gap": "_info",
     "LatencySummary": "_summary",
     "Preface": "report",
+    "ReasonSummary": "_exit_summary",
     "RegionInfo": "_info",
     "SessionInfo": "_info",
     "Trace": "_trace",
@@ -50,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "COLUMNS",
+    "EXIT_COLUMNS",
     "KINDS",
     "OUTCOMES",
     "PAGE_CLASSES",
@@ -57,9 +63,11 @@ __all__ = [
     "SOURCES",
     "Advice",
     "Comparison",
+    "ExitSummary",
     "Gap",
     "LatencySummary",
     "Preface",
+    "ReasonSummary",
     "RegionInfo",
     "SessionInfo",
     "Trace",

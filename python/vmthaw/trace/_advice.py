@@ -72,7 +72,16 @@ def _about_the_recording(trace: Trace, figures: TraceSummary) -> Iterator[Advice
             "records wait in memory.",
             "TraceRecorder(path, server, max_pending=1 << 22)",
         )
-    if not figures.complete:
+    exits = figures.exits
+    if exits is not None and exits.dropped:
+        yield Advice(
+            "problem",
+            f"{exits.dropped:,} exits are missing",
+            "The ring was full before they were taken, or the disk was slower than the exits, so every count of them "
+            "is too low. Give the machine a larger ring, and the recorder more that may wait.",
+            "Machine(memory, exit_records=1 << 18)\nTraceRecorder(path, machine, max_pending=1 << 22)",
+        )
+    if not (figures.complete and (exits is None or exits.complete)):
         yield Advice(
             "problem",
             "The recording was cut off",

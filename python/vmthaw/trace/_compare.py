@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from vmthaw.trace import _runs
+from vmthaw.trace._columns import Records
 from vmthaw.trace._format import aligned, format_bytes, format_ns, table_html
-from vmthaw.trace._schema import DEMAND, FAILED, INSTALLED, KINDS, REMOVE, Records
+from vmthaw.trace._schema import DEMAND, FAILED, INSTALLED, KINDS, REMOVE
 from vmthaw.trace._summary import summarize
 
 if TYPE_CHECKING:

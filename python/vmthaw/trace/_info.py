@@ -9,13 +9,15 @@ from typing import Any, Self
 
 from vmthaw._version import __version__
 from vmthaw.errors import TraceError
-from vmthaw.trace._schema import SCHEMA_VERSION
+from vmthaw.trace._schema import FAULTS, SCHEMA_VERSION
+from vmthaw.trace._table import Table
 
 KEY = b"vmthaw.trace"  # of the schema's metadata
 UPDATE_KEY = b"vmthaw.update"  # of a batch's: what has come since the last
 MAX_JSON_BYTES = 64 << 20
 _MAX_SESSIONS = 1 << 20
 _MAX_GAPS = 1 << 20
+_MAX_TABLES = 16
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class SessionInfo:
 
 @dataclass(frozen=True)
 class Gap:
-    """``dropped`` records of a session are missing behind the first ``after`` records of the trace.
+    """``dropped`` records of a session are missing behind the first ``after`` records of the table.
 
     They are missing because nobody took them in time (``"ring"``: the core's ring was full) or because the disk was
-    slower than the faults (``"writer"``).
+    slower than the guest (``"writer"``). Among exits, ``session`` is the number of a run of the machine, from 1.
     """
 
     after: int
@@ -57,6 +59,9 @@ class Gap:
 class TraceInfo:
     """About the trace. ``clock`` is that of the time columns; ``started_at`` is wall-clock time in ns since 1970, at
     the moment ``started_ns`` of that clock. ``complete`` is False when the recording did not end by itself.
+
+    A table has a file of its own: ``table`` is the one of this file, and ``recording`` is the same text in all files of
+    a recording. ``tables`` are those that were recorded beside the faults; it stands in the faults' file.
     """
 
     started_at: int
@@ -68,6 +73,9 @@ class TraceInfo:
     gaps: tuple[Gap, ...] = ()
     complete: bool = True
     notes: Mapping[str, str] = field(default_factory=dict)
+    table: str = FAULTS.name
+    tables: tuple[str, ...] = ()
+    recording: str = ""
 
     @property
     def dropped(self) -> int:
@@ -90,14 +98,17 @@ class TraceInfo:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, text: bytes, where: str) -> Self:
+    def from_json(cls, text: bytes, where: str, table: Table = FAULTS) -> Self:
         """Checks everything: the file may come from anywhere. Raises TraceError that names the field."""
         found = _object(_load(text, where), where)
+        name = _str(found, "table", where, FAULTS.name)
+        if name != table.name:
+            raise TraceError(f"{where} is no {table.title}: it holds the table {name!r:.60} of a trace")
         version = _int(found, "schema_version", where)
-        if version > SCHEMA_VERSION:
+        if version > table.version:
             raise TraceError(
-                f"{where} has version {version} of the trace schema; this vmthaw ({__version__}) knows "
-                f"{SCHEMA_VERSION}: open it with a newer one"
+                f"{where} has version {version} of the schema of a {table.title}; this vmthaw ({__version__}) knows "
+                f"{table.version}: open it with a newer one"
             )
         notes = _object(found.get("notes", {}), where)
         return cls(
@@ -110,6 +121,9 @@ class TraceInfo:
             gaps=tuple(_gap(row, where) for row in _list(found, "gaps", where, _MAX_GAPS)),
             complete=bool(found.get("complete", True)),
             notes={str(key): str(value) for key, value in notes.items()},
+            table=name,
+            tables=tuple(_text(each, "tables", where) for each in _list(found, "tables", where, _MAX_TABLES)),
+            recording=_str(found, "recording", where, ""),
         )
 
 
@@ -170,8 +184,11 @@ def _int(row: dict[str, Any], name: str, where: str, least: int = 0) -> int:
     return value
 
 
-def _str(row: dict[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
+def _str(row: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
+    return _text(row.get(name, default), name, where)
+
+
+def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str) or len(value) > 4096:
         raise TraceError(f"{where}: the metadata's {name} must be a text of at most 4096 characters")
     return value

@@ -12,8 +12,11 @@ from typing import Any
 
 from vmthaw._extras import need
 from vmthaw.errors import TraceError, VmthawFileNotFoundError, os_error_class
+from vmthaw.trace._columns import Records, arrow
+from vmthaw.trace._files import beside, stream_path
 from vmthaw.trace._info import KEY, UPDATE_KEY, TraceInfo, update_from_json
-from vmthaw.trace._schema import arrow, check_table
+from vmthaw.trace._schema import FAULTS
+from vmthaw.trace._table import Table
 
 MAX_RECORDS = 200_000_000
 _END_MARK = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -25,9 +28,10 @@ _THRIFT_LIMIT = 64 << 20  # bytes of strings and containers in Parquet's footer
 
 @dataclass
 class Parts:
-    """A trace file, looked through once. `batches` reads it again."""
+    """A file of a trace, looked through once. `batches` reads it again."""
 
     path: Path
+    table: Table
     info: TraceInfo
     records: int
     whole: bool
@@ -42,37 +46,66 @@ class Parts:
                 yield batch
 
 
-def read_any(path: str | os.PathLike[str], max_records: int = MAX_RECORDS) -> tuple[TraceInfo, Any]:
-    """(info, Arrow table) of a trace in any of its formats. Raises TraceError, VmthawOSError, MissingExtraError."""
+def read_any(
+    path: str | os.PathLike[str], max_records: int = MAX_RECORDS, table: Table = FAULTS
+) -> tuple[TraceInfo, Any]:
+    """(info, Arrow table) of a trace's file of `table`, in any of its formats.
+
+    Raises TraceError, VmthawOSError, MissingExtraError.
+    """
     path = Path(path)
     pa = arrow()
     try:
         with path.open("rb") as file:
             magic = file.read(8)
         if magic[:4] == _PARQUET_MAGIC:
-            return _read_parquet(path, max_records)
+            return _read_parquet(path, max_records, table)
         if magic == _ARROW_FILE_MAGIC:
-            return _read_arrow_file(path, max_records)
+            return _read_arrow_file(path, max_records, table)
         if magic[:4] == _STREAM_MAGIC:
-            with read_parts(path, max_records) as parts:
-                table = pa.Table.from_batches(parts.batches(), schema=_schema_of(path))
-                return parts.info, check_table(table, str(path))
+            with read_parts(path, max_records, table) as parts:
+                found = pa.Table.from_batches(parts.batches(), schema=_schema_of(path))
+                return parts.info, table.check_table(found, str(path))
     except OSError as error:
         if error.errno is None:  # pyarrow about the content
-            raise TraceError(f"{path} cannot be read as a trace: {_first_line(error)}") from error
+            raise TraceError(f"{path} cannot be read as a {table.title}: {_first_line(error)}") from error
         raise _os_error(path, error) from error
     except (pa.lib.ArrowException, MemoryError, UnicodeDecodeError, OverflowError) as error:
-        raise TraceError(f"{path} cannot be read as a trace: {_first_line(error)}") from error
+        raise TraceError(f"{path} cannot be read as a {table.title}: {_first_line(error)}") from error
     raise TraceError(
-        f"{path} is no trace: it begins with {magic!r}, which is neither Parquet nor an Arrow stream or file"
+        f"{path} is no {table.title}: it begins with {magic!r}, which is neither Parquet nor an Arrow stream or file"
         if magic else f"{path} is empty: the recorder was stopped before it wrote anything"
     )  # fmt: skip
+
+
+def read_beside(path: Path, info: TraceInfo, table: Table, max_records: int) -> tuple[TraceInfo, Records] | None:
+    """(info, records) of a further table of the trace whose faults are at `path`; None when it was not recorded.
+
+    Raises TraceError when the table is missing, damaged, or of another recording, as for the faults; VmthawOSError.
+    """
+    if table.name not in info.tables:
+        return None
+    file = beside(path, table.name)
+    alone = f"without it the faults can be opened alone ({table.name}=False, --no-{table.name} on the command line)"
+    try:
+        own, found = read_any(file, max_records, table)
+        records = table.to_records(found, str(file))
+    except FileNotFoundError as error:
+        raise TraceError(f"{path} was recorded with its {table.name}, and {file} is missing; {alone}") from error
+    except TraceError as error:
+        raise TraceError(f"{error}; {alone}") from error
+    if own.recording != info.recording:
+        raise TraceError(
+            f"{file} is of another recording ({own.recording!r}) than {path} ({info.recording!r}); the right one must "
+            f"lie there; {alone}"
+        )
+    return own, records
 
 
 def _os_error(path: Path, error: OSError) -> OSError:
     number = error.errno or errno.EIO
     text = f"{path} cannot be opened: {os.strerror(number)}"
-    stream = path.with_name(path.name + ".recording.arrow")
+    stream = stream_path(path)
     if number == errno.ENOENT and stream.exists():
         text += f"; its recording did not end by itself, open {stream} instead"
         return VmthawFileNotFoundError(number, text)
@@ -97,14 +130,14 @@ def _schema_of(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def read_parts(path: Path, max_records: int = MAX_RECORDS) -> Iterator[Parts]:
+def read_parts(path: Path, max_records: int = MAX_RECORDS, table: Table = FAULTS) -> Iterator[Parts]:
     """Looks through an Arrow stream up to its last whole batch, which may be where a killed recorder left it."""
     pa = arrow()
     where = str(path)
     records = 0
     ended = False
     with _open_stream(path) as reader:
-        info = _info_of(reader.schema, where)
+        info = _info_of(reader.schema, where, table)
         while True:
             try:
                 batch, metadata = reader.read_next_batch_with_custom_metadata()
@@ -121,25 +154,25 @@ def read_parts(path: Path, max_records: int = MAX_RECORDS) -> Iterator[Parts]:
     with path.open("rb") as file:
         file.seek(-min(8, path.stat().st_size), os.SEEK_END)
         ended = ended and file.read() == _END_MARK
-    yield Parts(path, replace(info, complete=ended), records, ended)
+    yield Parts(path, table, replace(info, complete=ended), records, ended)
 
 
-def _read_parquet(path: Path, max_records: int) -> tuple[TraceInfo, Any]:
+def _read_parquet(path: Path, max_records: int, table: Table) -> tuple[TraceInfo, Any]:
     pq = need("pyarrow.parquet", "analysis")
     with pq.ParquetFile(
         path, thrift_string_size_limit=_THRIFT_LIMIT, thrift_container_size_limit=_THRIFT_LIMIT
     ) as file:
         _check_count(file.metadata.num_rows, max_records, str(path))
-        info = _info_of(file.schema_arrow, str(path))
-        table = file.read()
-    table.validate(full=True)
-    return info, check_table(table, str(path))
+        info = _info_of(file.schema_arrow, str(path), table)
+        found = file.read()
+    found.validate(full=True)
+    return info, table.check_table(found, str(path))
 
 
-def _read_arrow_file(path: Path, max_records: int) -> tuple[TraceInfo, Any]:
+def _read_arrow_file(path: Path, max_records: int, table: Table) -> tuple[TraceInfo, Any]:
     pa = arrow()
     with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
-        info = _info_of(reader.schema, str(path))
+        info = _info_of(reader.schema, str(path), table)
         batches = []
         count = 0
         for number in range(reader.num_record_batches):
@@ -148,8 +181,8 @@ def _read_arrow_file(path: Path, max_records: int) -> tuple[TraceInfo, Any]:
             count += batch.num_rows
             _check_count(count, max_records, str(path))
             batches.append(batch)
-        table = pa.Table.from_batches(batches, schema=reader.schema)
-    return info, check_table(table, str(path))
+        found = pa.Table.from_batches(batches, schema=reader.schema)
+    return info, table.check_table(found, str(path))
 
 
 def _check_count(records: int, max_records: int, where: str) -> None:
@@ -159,8 +192,8 @@ def _check_count(records: int, max_records: int, where: str) -> None:
         )
 
 
-def _info_of(schema: Any, where: str) -> TraceInfo:
+def _info_of(schema: Any, where: str, table: Table) -> TraceInfo:
     metadata = schema.metadata or {}
     if KEY not in metadata:
-        raise TraceError(f"{where} is no fault trace of vmthaw: its schema has no metadata {KEY.decode()!r}")
-    return TraceInfo.from_json(metadata[KEY], where)
+        raise TraceError(f"{where} is no {table.title} of vmthaw: its schema has no metadata {KEY.decode()!r}")
+    return TraceInfo.from_json(metadata[KEY], where, table)

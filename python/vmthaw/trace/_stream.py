@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from vmthaw.trace._columns import arrow
 from vmthaw.trace._info import KEY, UPDATE_KEY, Gap, SessionInfo, TraceInfo, update_to_json
-from vmthaw.trace._schema import arrow, file_schema
+from vmthaw.trace._table import Table
 
 
 class _WholeWrites:
@@ -33,12 +34,13 @@ class _WholeWrites:
 
 
 class StreamWriter:
-    """Writes batches; each carries what has become known since the last. One thread at a time. Raises OSError."""
+    """Writes a table's batches; each carries what has become known since the last. One thread at a time. Raises
+    OSError."""
 
-    def __init__(self, path: Path, info: TraceInfo, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, info: TraceInfo, table: Table, *, overwrite: bool) -> None:
         pa = arrow()
         self.path = path
-        self.schema = file_schema({KEY: info.to_json()})
+        self.schema = table.schema({KEY: info.to_json()})
         how = os.O_TRUNC if overwrite else os.O_EXCL
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o644)
         try:

@@ -10,17 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmthaw.trace import _runs
+from vmthaw.trace._columns import Records
+from vmthaw.trace._exit_summary import ExitSummary, summarize_exits
 from vmthaw.trace._format import aligned, format_bytes, format_ns, table_html
-from vmthaw.trace._schema import (
-    DEFERRED,
-    DEMAND,
-    INSTALLED,
-    KINDS,
-    PAGE_CLASSES,
-    PREFETCH,
-    REMOVE,
-    Records,
-)
+from vmthaw.trace._schema import DEFERRED, DEMAND, INSTALLED, KINDS, PAGE_CLASSES, PREFETCH, REMOVE
 
 if TYPE_CHECKING:
     from vmthaw.trace._trace import Trace
@@ -76,7 +69,7 @@ class TraceSummary:
     touched_bytes: guest memory of demand faults. installed_bytes: guest memory that was installed, whoever asked.
     next_page_probability: that the next fault of a VM is the page behind the last. blocks: aligned 2 MiB blocks with a
     demand fault; block_fill: the share of their bytes that was demanded. zero_share: of the installed pages.
-    memory_bytes: of all VMs (0: not known).
+    memory_bytes: of all VMs (0: not known). exits: of the vCPUs; None when they were not recorded.
     """
 
     vms: int
@@ -101,6 +94,7 @@ class TraceSummary:
     zero_share: float
     dropped: int
     complete: bool
+    exits: ExitSummary | None = None
 
     @property
     def pages(self) -> int:
@@ -149,6 +143,8 @@ class TraceSummary:
             )
             yield "threads waited", f"{format_ns(parts.total_ns)} in all: {shares}"
         yield "records dropped", f"{self.dropped:,}" + ("" if self.complete else "; the recording was cut off")
+        if self.exits is not None:
+            yield from self.exits.rows()
 
     @property
     def touched_share(self) -> float:
@@ -215,6 +211,7 @@ def summarize(trace: Trace) -> TraceSummary:
         zero_share=(pages - by_class.get(PAGE_CLASSES[0], 0)) / pages if pages else 0.0,
         dropped=trace.info.dropped,
         complete=trace.info.complete,
+        exits=None if trace.exits_info is None else summarize_exits(trace.exit_records, trace.exits_info),
     )
 
 

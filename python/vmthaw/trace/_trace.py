@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,51 +13,92 @@ import numpy as np
 
 from vmthaw._extras import need
 from vmthaw.errors import VmthawValueError
-from vmthaw.trace import _schema, plots
+from vmthaw.trace import plots
+from vmthaw.trace._columns import arrow
+from vmthaw.trace._exit_schema import EXITS
 from vmthaw.trace._info import KEY, TraceInfo
-from vmthaw.trace._reader import MAX_RECORDS, read_any
+from vmthaw.trace._reader import MAX_RECORDS, read_any, read_beside
+from vmthaw.trace._schema import FAULTS
+from vmthaw.trace._table import Table
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
     from vmthaw.trace._advice import Advice
+    from vmthaw.trace._columns import Records
     from vmthaw.trace._compare import Comparison
     from vmthaw.trace._summary import TraceSummary
 
 
-class Trace:
-    """Fault records and what is known about them. A plain value; safe from several threads.
+def _check_dtype(records: Records, table: Table) -> None:
+    if records.dtype != table.dtype():
+        raise VmthawValueError(f"records must have the dtype of records of {table.name}, not {records.dtype}")
 
-    `info` has the VMs and their memory, when it was recorded and what is missing; `path` is where it came from.
+
+def _arrow_table(records: Records, table: Table, info: TraceInfo) -> Any:
+    schema = table.schema({KEY: info.to_json()})
+    return arrow().Table.from_batches([table.to_batch(records, schema)])
+
+
+class Trace:
+    """Fault and exit records and what is known about them. A plain value; safe from several threads.
+
+    `info` has the VMs and their memory, when it was recorded and which faults are missing; `exits_info` the same of the
+    exits, None when they were not recorded; `path` is where it came from.
     """
 
     def __init__(
-        self, records: _schema.Records, info: TraceInfo, *, vcpu: Any = None, path: Path | None = None
+        self,
+        records: Records,
+        info: TraceInfo,
+        *,
+        vcpu: Any = None,
+        path: Path | None = None,
+        exits: Records | None = None,
+        exits_info: TraceInfo | None = None,
     ) -> None:
-        if records.dtype != _schema.dtype():
-            raise VmthawValueError(f"records must have the dtype of fault records, not {records.dtype}")
+        _check_dtype(records, FAULTS)
         self.info = info
         self.path = path
         self._records = records
         self._vcpu = vcpu
+        self._exit_records = EXITS.empty_records() if exits is None else exits
+        _check_dtype(self._exit_records, EXITS)
+        self.exits_info = exits_info
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, max_records: int = MAX_RECORDS) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, max_records: int = MAX_RECORDS, exits: bool = True) -> Self:
         """Reads a trace: Parquet, or Arrow (a stream that a killed recorder left is read to its last whole batch).
 
-        About 64 bytes of memory a record. Raises VmthawOSError (VmthawFileNotFoundError...), MissingExtraError, and
-        TraceError when it is no trace, has been tampered with, is newer than this version or has too many records.
+        Exits that were recorded with it are read from the file beside it (``boot.exits.parquet`` of ``boot.parquet``);
+        ``exits=False`` leaves them alone. About 64 bytes of memory a fault, 72 an exit. Raises VmthawOSError
+        (VmthawFileNotFoundError...), MissingExtraError, and TraceError when a file is none of a trace, has been
+        tampered with, is newer than this version or has too many records, or the exits are missing or another
+        recording's.
         """
+        path = Path(path)
         info, table = read_any(path, max_records)
-        records = _schema.to_records(table)
+        records = FAULTS.to_records(table, str(path))
         vcpu = table.column("vcpu")
-        return cls(records, info, vcpu=vcpu if vcpu.null_count < len(vcpu) else None, path=Path(path))
+        exits_info, exit_records = (read_beside(path, info, EXITS, max_records) if exits else None) or (None, None)
+        return cls(
+            records,
+            info,
+            vcpu=vcpu if vcpu.null_count < len(vcpu) else None,
+            path=path,
+            exits=exit_records,
+            exits_info=exits_info,
+        )
 
     @classmethod
-    def from_records(cls, records: _schema.Records, info: TraceInfo | None = None) -> Self:
-        """A trace of what `PageServer.trace()` gave, without a file."""
-        return cls(records.copy(), info or TraceInfo(started_at=0, started_ns=0))
+    def from_records(cls, records: Records, info: TraceInfo | None = None, *, exits: Records | None = None) -> Self:
+        """A trace of what `PageServer.trace()` and `Machine.take_exit_records()` gave, without a file."""
+        info = info or TraceInfo(started_at=0, started_ns=0)
+        if exits is None:
+            return cls(records.copy(), info)
+        exits_info = replace(info, schema_version=EXITS.version, table=EXITS.name, gaps=(), tables=())
+        return cls(records.copy(), info, exits=exits.copy(), exits_info=exits_info)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -64,7 +106,8 @@ class Trace:
     def __repr__(self) -> str:
         name = self.path.name if self.path else "live"
         vms = len(self.info.sessions)
-        return f"<Trace {name}: {len(self)} records of {vms} VM(s), {self.info.dropped} dropped>"
+        exits = f", {len(self._exit_records)} exits" if self.exits_info else ""
+        return f"<Trace {name}: {len(self)} records of {vms} VM(s), {self.info.dropped} dropped{exits}>"
 
     @property
     def name(self) -> str:
@@ -72,7 +115,7 @@ class Trace:
         return self.info.notes.get("title") or (self.path.stem if self.path else "live trace")
 
     @property
-    def records(self) -> _schema.Records:
+    def records(self) -> Records:
         """A structured numpy array with the core's dtype: times in ns, addresses and offsets in bytes, 0 for what did
         not happen; enumerations are numbers (`vmthaw.trace.KINDS` and the like have their names)."""
         return self._records
@@ -80,26 +123,40 @@ class Trace:
     @cached_property
     def faults(self) -> Any:
         """The same as an Arrow table, with the columns of the file: words for enumerations, null for the unknown."""
-        schema = _schema.file_schema({KEY: self.info.to_json()})
-        table = _schema.arrow().Table.from_batches([_schema.to_batch(self._records, schema)])
+        table = _arrow_table(self._records, FAULTS, self.info)
         if self._vcpu is not None:
-            table = table.set_column(_schema.COLUMNS.index("vcpu"), schema.field("vcpu"), self._vcpu)
+            table = table.set_column(FAULTS.names.index("vcpu"), table.schema.field("vcpu"), self._vcpu)
         return table
 
+    @property
+    def exit_records(self) -> Records:
+        """Exits of vCPUs, as `records`: on the same clock, as they came. Empty when none were recorded. Of `flags`, 1
+        is a write, 2 that a function of yours was asked, 4 that the registers are true."""
+        return self._exit_records
+
+    @cached_property
+    def exits(self) -> Any:
+        """The same as an Arrow table, as `faults`: words for reason (KVM's names) and action; null for the address of
+        an exit that has none, for registers that were not asked, and for the reason where KVM_RUN failed (then `error`
+        is its errno). From t_enter_ns to t_exit_ns the guest ran; at t_decided_ns it had been answered."""
+        return _arrow_table(self._exit_records, EXITS, self.exits_info or self.info)
+
     def to_pandas(self) -> pandas.DataFrame:
-        """The same as a pandas DataFrame. Raises MissingExtraError."""
+        """The faults as a pandas DataFrame (of exits: ``trace.exits.to_pandas()``). Raises MissingExtraError."""
         need("pandas", "analysis")
         frame: pandas.DataFrame = self.faults.to_pandas()
         return frame
 
     def sql(self, query: str) -> Any:
-        """Runs a query over the table ``faults`` by DuckDB; gives an Arrow table.
+        """Runs a query over the tables ``faults`` and ``exits`` by DuckDB; gives an Arrow table.
 
-        The query sees this table alone: no file and no network. Raises MissingExtraError, VmthawValueError.
+        Both are on one clock, so that a join by time says which faults a run of the guest met. The query sees these
+        tables alone: no file and no network. Raises MissingExtraError, VmthawValueError.
         """
         duckdb = need("duckdb", "analysis")
         with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as connection:
             connection.register("faults", self.faults)
+            connection.register("exits", self.exits)
             try:
                 found = connection.sql(query)
                 return found.to_arrow_table() if found is not None else None
@@ -107,12 +164,15 @@ class Trace:
                 raise VmthawValueError(f"DuckDB: {error}") from error
 
     def session(self, number: int) -> Self:
-        """The part of one VM."""
+        """The part of one VM: its faults, and the exits where the trace has no other VM."""
         chosen = self._records["session"] == number
         if not chosen.any() and number not in {session.id for session in self.info.sessions}:
             raise VmthawValueError(f"{self!r} has no session {number}")
-        vcpu = self._vcpu.filter(_schema.arrow().array(chosen)) if self._vcpu is not None else None
-        return type(self)(self._records[chosen], self.info, vcpu=vcpu, path=self.path)
+        vcpu = self._vcpu.filter(arrow().array(chosen)) if self._vcpu is not None else None
+        exits: dict[str, Any] = {}
+        if chosen.all() and {session.id for session in self.info.sessions} <= {number}:
+            exits = {"exits": self._exit_records, "exits_info": self.exits_info}
+        return type(self)(self._records[chosen], self.info, vcpu=vcpu, path=self.path, **exits)
 
     def summary(self) -> TraceSummary:
         """The figures of the trace. See `TraceSummary`."""

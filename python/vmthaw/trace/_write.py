@@ -1,13 +1,13 @@
-"""Parquet out of the parts of a trace, a batch at a time."""
+"""Parquet out of the parts of a table, a batch at a time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from vmthaw._extras import need
+from vmthaw.trace._columns import arrow
 from vmthaw.trace._info import KEY
 from vmthaw.trace._reader import Parts
-from vmthaw.trace._schema import arrow, check_table, file_schema
 
 _ROW_GROUP = 1 << 20
 
@@ -16,12 +16,12 @@ def write_parquet(path: Path, parts: Parts) -> None:
     """Raises OSError and TraceError; leaves what is half written to the caller."""
     pa = arrow()
     pq = need("pyarrow.parquet", "analysis")
-    schema = file_schema({KEY: parts.info.to_json()})
+    schema = parts.table.schema({KEY: parts.info.to_json()})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         waiting: list[object] = []
         count = 0
         for batch in parts.batches():
-            check_table(pa.Table.from_batches([batch]), str(parts.path))
+            parts.table.check_table(pa.Table.from_batches([batch]), str(parts.path))
             waiting.append(batch.replace_schema_metadata(schema.metadata))
             count += batch.num_rows
             if count >= _ROW_GROUP:

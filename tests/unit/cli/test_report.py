@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.unit.trace.made import exits, records, write_trace
 from vmthaw.cli import cli
 from vmthaw.cli._errors import Exit
 from vmthaw.trace import example
@@ -40,7 +41,7 @@ def test_an_existing_page_is_overwritten_with_force_alone(tmp_path: Path) -> Non
     assert page.read_text().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize(("content", "expected"), [(None, "No such file"), (b"hello there", "is no trace")])
+@pytest.mark.parametrize(("content", "expected"), [(None, "No such file"), (b"hello there", "is no fault trace")])
 def test_what_is_no_trace_is_said_in_one_sentence(tmp_path: Path, content: bytes | None, expected: str) -> None:
     path = tmp_path / "t.parquet"
     if content is not None:
@@ -50,3 +51,23 @@ def test_what_is_no_trace_is_said_in_one_sentence(tmp_path: Path, content: bytes
     assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "r.html").exists()
+
+
+def test_exits_are_shown_unless_they_are_left_alone(tmp_path: Path) -> None:
+    path, page = tmp_path / "boot.parquet", tmp_path / "r.html"
+    write_trace(path, records({"page": 1}), [exits({}, {})])
+    result = run(path, "-o", page)
+    assert result.exit_code == 0, result.stderr
+    assert "exits by reason" in result.stdout
+    assert " 2 IO\n" in result.stdout
+    assert "vCPU exits by reason" in page.read_text(encoding="utf-8")
+    (tmp_path / "boot.exits.parquet").unlink()
+    result = run(path, "-o", page, "--force")
+    assert result.exit_code == Exit.UNABLE
+    assert result.stderr.startswith(
+        f"vmthaw: {path} was recorded with its exits, and {tmp_path / 'boot.exits.parquet'}"
+    )
+    assert "--no-exits" in result.stderr
+    result = run(path, "-o", page, "--force", "--no-exits")
+    assert result.exit_code == 0, result.stderr
+    assert "exits by reason" not in result.stdout + page.read_text(encoding="utf-8")

@@ -130,8 +130,8 @@ def test_an_existing_page_is_refused_and_both_remedies_named(tmp_path: Path) -> 
 def test_without_the_extra_the_line_that_installs_it_is_said() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "import numpy; from vmthaw.trace import Trace; from vmthaw.trace._schema import empty_records\n"
-        "Trace.from_records(empty_records()).plot_latency()"
+        "import numpy; from vmthaw.trace import Trace; from vmthaw.trace._schema import FAULTS\n"
+        "Trace.from_records(FAULTS.empty_records()).plot_latency()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

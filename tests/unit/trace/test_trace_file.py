@@ -17,6 +17,7 @@ from vmthaw import _core
 from vmthaw.errors import TraceError, VmthawFileNotFoundError, VmthawValueError
 from vmthaw.trace import COLUMNS, Trace, TraceInfo
 from vmthaw.trace import _schema as schema
+from vmthaw.trace._columns import Records
 from vmthaw.trace._info import KEY, Gap, SessionInfo
 from vmthaw.trace._reader import read_parts
 from vmthaw.trace._stream import StreamWriter
@@ -28,7 +29,7 @@ SPECIFIED = [
 ]  # fmt: skip
 
 
-def some_records(count: int = 1000, seed: int = 1) -> schema.Records:
+def some_records(count: int = 1000, seed: int = 1) -> Records:
     """Every column with values of its own, so that two that were swapped show."""
     random = np.random.default_rng(seed)
     found = np.zeros(count, dtype=_core.fault_record_dtype())
@@ -52,12 +53,13 @@ def some_records(count: int = 1000, seed: int = 1) -> schema.Records:
     return found
 
 
-def write_stream(path: Path, rows: schema.Records, batches: int = 10, close: bool = True) -> None:
-    writer = StreamWriter(path, replace(info(), sessions=(), complete=False), overwrite=True)
+def write_stream(path: Path, rows: Records, batches: int = 10, close: bool = True) -> None:
+    writer = StreamWriter(path, replace(info(), sessions=(), complete=False), schema.FAULTS, overwrite=True)
     for number, part in enumerate(np.array_split(rows, batches)):
         sessions = [SessionInfo(number, f"vm {number}")]
         gaps = [Gap(100, 3, 7, "ring")] if number == 2 else []
-        writer.write(schema.to_batch(part, writer.schema, {2000: 1}), sessions, gaps)
+        vcpu = schema.vcpu_column(part["tid"], {2000: 1})
+        writer.write(schema.FAULTS.to_batch(part, writer.schema, {"vcpu": vcpu}), sessions, gaps)
     if close:
         writer.close()
     writer.abandon()
@@ -119,8 +121,10 @@ def test_what_did_not_happen_is_null_and_enumerations_are_words(parquet: Path) -
 
 
 def test_a_thread_that_is_not_known_is_no_vcpu() -> None:
-    batch = schema.to_batch(records({"page": 1}, {"page": 2, "tid": 9}), schema.file_schema(), {0: 3, 9: 2})
-    assert batch.column("vcpu").to_pylist() == [None, 2]
+    given = records({"page": 1}, {"page": 2, "tid": 9})
+    assert schema.vcpu_column(given["tid"], {0: 3, 9: 2}).to_pylist() == [None, 2]
+    batch = schema.FAULTS.to_batch(given, schema.FAULTS.schema())
+    assert batch.column("vcpu").to_pylist() == [None, None]
     assert batch.column("tid").to_pylist() == [None, 9]
 
 
@@ -189,8 +193,9 @@ def rewrite(path: Path, **columns: Any) -> Path:
     ],
 )
 def test_a_column_that_cannot_be_right_is_named(parquet: Path, columns: dict[str, Any], text: str) -> None:
-    with pytest.raises(TraceError, match=text.replace("(", r"\(")):
+    with pytest.raises(TraceError, match=text.replace("(", r"\(")) as caught:
         Trace.open(rewrite(parquet, **columns))
+    assert str(parquet) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -257,5 +262,5 @@ def test_a_file_that_came_meanwhile_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "s.arrow"
     path.write_bytes(b"somebody else's")
     with pytest.raises(FileExistsError):
-        StreamWriter(path, info(), overwrite=False)
+        StreamWriter(path, info(), schema.FAULTS, overwrite=False)
     assert path.read_bytes() == b"somebody else's"

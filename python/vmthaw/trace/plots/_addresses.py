@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from vmthaw.trace._schema import DEFERRED, DEMAND, FAILED, KINDS, REMOVE, Records
+from vmthaw.trace._columns import Records
+from vmthaw.trace._schema import DEFERRED, DEMAND, FAILED, KINDS, REMOVE
 from vmthaw.trace.plots import _figure
 
 if TYPE_CHECKING:

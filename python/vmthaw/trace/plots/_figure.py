@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from vmthaw.trace._columns import Records
 from vmthaw.trace._format import format_bytes, format_ns
-from vmthaw.trace._schema import KINDS, Records
+from vmthaw.trace._schema import KINDS
 
 _STYLE = Path(__file__).with_name("vmthaw.mplstyle")
 _DPI = 110

@@ -14,6 +14,7 @@ from vmthaw.trace._schema import FLAGS, SOURCES
 from vmthaw.trace._summary import TraceSummary, answered_demand, summarize
 
 if TYPE_CHECKING:
+    from vmthaw.trace._info import TraceInfo
     from vmthaw.trace._trace import Trace
 
 _MOST_ROWS = 10
@@ -86,14 +87,27 @@ def tables(trace: Trace, summary: TraceSummary) -> Iterator[str]:
         ]
         yield table(("kind", "fills", "p50", "p95", "p99", "slowest"), rows, 1)
     yield from _slowest(trace)
-    if trace.info.gaps:
-        yield "<h3>Missing records</h3>"
+    yield from _missing("Missing records", "VM", trace.info)
+    if summary.exits is not None and summary.exits.count:
+        yield "<h3>vCPU exits by reason</h3>"
+        rows = [
+            (name, f"{one.count:,}", *map(format_ns, (one.guest_ns, one.host_ns, one.host_p50_ns, one.host_p99_ns)))
+            for name, one in list(summary.exits.by_reason.items())[:_MOST_ROWS]
+        ]
+        yield table(("reason", "exits", "in the guest", "in the host", "of one: p50", "p99"), rows, 1)
+    if trace.exits_info is not None:
+        yield from _missing("Missing exits", "run", trace.exits_info)
+
+
+def _missing(heading: str, whose: str, info: TraceInfo) -> Iterator[str]:
+    if info.gaps:
+        yield f"<h3>{heading}</h3>"
         rows = [
             (f"{gap.after:,}", f"{gap.session}", f"{gap.dropped:,}",
              "the ring was full" if gap.where == "ring" else "the disk was too slow")
-            for gap in trace.info.gaps[:_MOST_ROWS]
+            for gap in info.gaps[:_MOST_ROWS]
         ]  # fmt: skip
-        yield table(("behind record", "VM", "missing", "because"), rows)
+        yield table(("behind record", whose, "missing", "because"), rows)
 
 
 def _vms(trace: Trace) -> str:
