@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.kvm.test_run_loop import CODE, HLT, LONG, OUT_FOR_EVER, SPIN, Guest, in_to_memory, out
-from tests.integration.machine.test_machine_run import machine_with
+from tests.integration.kvm.test_run_loop import HLT, LONG, OUT_FOR_EVER, SPIN, Guest, in_to_memory, out
+from tests.integration.machine.test_machine_run import CODE, machine_with
 from tests.support.eventually import eventually
 from tests.support.tree import ROOT
 from vmthaw import PageServer, Trace, TraceRecorder, ZeroSource

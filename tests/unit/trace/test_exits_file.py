@@ -320,7 +320,7 @@ def test_metadata_of_tables_are_checked(tmp_path: Path) -> None:
         ({"recording": 5}, "recording must be a text"),
         ({"table": []}, "table must be a text"),
     ):
-        about = replace(info(), **change)  # type: ignore[arg-type]
+        about = replace(info(), **change)
         write_stream(tmp_path / "a.arrow", FAULTS, [records({"page": 1})], about)
         with pytest.raises(TraceError, match=rf"a\.arrow: the metadata's {text}"):
             Trace.open(tmp_path / "a.arrow")
