@@ -5,11 +5,13 @@
 
 namespace vmthaw {
 
+inline constexpr std::uint64_t kSecond_ns = 1'000'000'000;
+
 // CLOCK_MONOTONIC in nanoseconds: the clock of every trace record and deadline.
 [[nodiscard]] inline std::uint64_t monotonic_ns() noexcept {
     timespec now{};
     ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
+    return static_cast<std::uint64_t>(now.tv_sec) * kSecond_ns + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 // The moment `delay_ns` from now; "for ever" stays that, instead of wrapping round into the past.

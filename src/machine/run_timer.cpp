@@ -7,13 +7,13 @@
 #include <csignal>
 #include <ctime>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 
 namespace vmthaw {
 namespace {
 
 constexpr int kSigevThreadId = 4;  // SIGEV_THREAD_ID
-constexpr std::uint64_t kSecond_ns = 1'000'000'000;
 
 // The system calls themselves: the C library of the oldest systems has these in another library.
 int create_timer(int signal) {

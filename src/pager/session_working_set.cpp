@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kBatchesPerTurn = 64;
 constexpr std::uint64_t kFirstWaitNs = 50'000;
-constexpr std::uint64_t kLongestWaitNs = 2'000'000;
+constexpr std::uint64_t kLongestReplayWaitNs = 2'000'000;
 // Before serving nobody reads the event that the kernel waits for: after 10 ms the rest comes alongside.
 constexpr int kPatience = 100;
 
@@ -98,7 +98,7 @@ void PagerSession::replay_some(const FillContext& context) noexcept {
                 leave_messages_to(Watch::one);
                 runtime_.source_lane().submit(
                     {shared_from_this(), LaneWork::working_set, {}},
-                    std::min(kFirstWaitNs << std::min<std::uint16_t>(replay_waits_++, 8), kLongestWaitNs));
+                    std::min(kFirstWaitNs << std::min<std::uint16_t>(replay_waits_++, 8), kLongestReplayWaitNs));
                 return;
             case WorkingSetReplay::Progress::finished:
                 end_replay();

@@ -8,21 +8,21 @@
 #include <system_error>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
 
 constexpr int kMadvPopulateRead = 22;  // linux/mman.h, Linux 5.14
-constexpr std::uint64_t kPage = DataRanges::kPageBytes;
 constexpr std::uint64_t kGroup = CachedMapping::kGroupBytes;
 constexpr std::uint64_t kBits = 64;
 
-constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return (value + unit - 1) / unit * unit; }
 constexpr std::uint64_t bit_of(std::uint64_t group) { return std::uint64_t{1} << (group % kBits); }
 
 Mapping map_file(const BackingFile& file) {
     try {
-        return Mapping::map(round_up(file.size(), kPage), PROT_READ, MAP_SHARED | MAP_NORESERVE, file.fd(), 0, "mmap");
+        return Mapping::map(round_up(file.size(), kPageBytes), PROT_READ, MAP_SHARED | MAP_NORESERVE, file.fd(), 0,
+                            "mmap");
     } catch (const SystemError& error) {
         throw_open_error(file.path(), error.errno_value(),
                          std::string(error.what()) + "; mode=\"pread\" works without a mapping");
@@ -88,7 +88,7 @@ bool CachedMapping::probe_group(std::uint64_t group, std::uint64_t begin, std::u
     }
     const std::uint64_t group_begin = group * kGroup;
     const std::uint64_t group_end = std::min(group_begin + kGroup, static_cast<std::uint64_t>(mapping_.size()));
-    std::array<unsigned char, kGroup / kPage> resident{};
+    std::array<unsigned char, kGroup / kPageBytes> resident{};
     if (::mincore(mapping_.data() + group_begin, group_end - group_begin, resident.data()) != 0) {
         return false;
     }
@@ -96,10 +96,10 @@ bool CachedMapping::probe_group(std::uint64_t group, std::uint64_t begin, std::u
     bool asked_is_warm = true;
     for (std::uint64_t at = group_begin; at < group_end;) {
         const Extent extent = ranges_.at(at, group_end - at);
-        for (std::uint64_t page = at; extent.kind == ExtentKind::data && page < at + extent.size; page += kPage) {
-            if ((resident[(page - group_begin) / kPage] & 1U) == 0) {
+        for (std::uint64_t page = at; extent.kind == ExtentKind::data && page < at + extent.size; page += kPageBytes) {
+            if ((resident[(page - group_begin) / kPageBytes] & 1U) == 0) {
                 group_is_warm = false;
-                asked_is_warm = asked_is_warm && (page + kPage <= begin || page >= end);
+                asked_is_warm = asked_is_warm && (page + kPageBytes <= begin || page >= end);
             }
         }
         at += extent.size;
@@ -121,9 +121,9 @@ bool CachedMapping::probe_group(std::uint64_t group, std::uint64_t begin, std::u
 
 // For files whose residency mincore(2) does not show: one byte of each page, by a read that refuses to wait.
 bool CachedMapping::probe_pages(std::uint64_t begin, std::uint64_t end) const noexcept {
-    for (std::uint64_t page = begin / kPage * kPage; page < std::min(end, file_.size()); page += kPage) {
+    for (std::uint64_t page = begin / kPageBytes * kPageBytes; page < std::min(end, file_.size()); page += kPageBytes) {
         std::byte byte{};
-        if (ranges_.at(page, kPage).kind == ExtentKind::data && !file_.read_without_waiting(page, {&byte, 1})) {
+        if (ranges_.at(page, kPageBytes).kind == ExtentKind::data && !file_.read_without_waiting(page, {&byte, 1})) {
             return false;
         }
     }
@@ -132,13 +132,13 @@ bool CachedMapping::probe_pages(std::uint64_t begin, std::uint64_t end) const no
 
 ReadResult CachedMapping::populate(std::uint64_t position, std::uint64_t size) noexcept {
     const std::uint64_t end = std::min(position + size, static_cast<std::uint64_t>(mapping_.size()));
-    for (std::uint64_t at = position / kPage * kPage; at < end;) {
+    for (std::uint64_t at = position / kPageBytes * kPageBytes; at < end;) {
         const Extent extent = ranges_.at(at, end - at);
         if (extent.kind == ExtentKind::data) {
             int error_number = 0;
             do {
                 const bool failed =
-                    ::madvise(mapping_.data() + at, round_up(extent.size, kPage), kMadvPopulateRead) != 0;
+                    ::madvise(mapping_.data() + at, round_up(extent.size, kPageBytes), kMadvPopulateRead) != 0;
                 error_number = failed ? errno : 0;
             } while (error_number == EINTR || error_number == EAGAIN);
             // EINVAL: the kernel is older than 5.14. EFAULT: a load there would raise SIGBUS, because the disk failed

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
@@ -15,14 +16,13 @@ constexpr int kSeekData = 3;
 constexpr int kSeekHole = 4;
 
 constexpr std::uint64_t round_down(std::uint64_t value) { return value & ~(DataRanges::kPageBytes - 1); }
-constexpr std::uint64_t round_up(std::uint64_t value) { return round_down(value + DataRanges::kPageBytes - 1); }
 
 }  // namespace
 
 DataRanges::DataRanges(const std::vector<Range>& ranges, std::uint64_t file_size) : file_size_(file_size) {
     for (const Range& range : ranges) {
         const std::uint64_t begin = round_down(range.begin);
-        const std::uint64_t end = round_up(std::min(range.end, file_size));
+        const std::uint64_t end = round_up(std::min(range.end, file_size), DataRanges::kPageBytes);
         if (begin >= end) {
             continue;
         }

@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
 
-constexpr std::uint64_t kPage = DataRanges::kPageBytes;
 constexpr std::uint64_t kHugePage = 2 * 1024 * 1024;
 
 DataRanges scan(const BackingFile& file) {
@@ -21,16 +21,14 @@ DataRanges scan(const BackingFile& file) {
 // The page size that a range speaks in, as far as its size tells.
 std::uint64_t page_of(std::uint64_t size) noexcept {
     const std::uint64_t bits = size | kHugePage;
-    return std::max(bits & (~bits + 1), kPage);
+    return std::max(bits & (~bits + 1), kPageBytes);
 }
-
-std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) noexcept { return (value + unit - 1) & ~(unit - 1); }
 
 }  // namespace
 
 FileSource::FileSource(const std::string& path, std::uint64_t ram_start, ShortPolicy short_policy, FileMode mode)
     : file_(path), ram_start_(ram_start), short_policy_(short_policy), ranges_(scan(file_)) {
-    if (ram_start % kPage != 0) {
+    if (ram_start % kPageBytes != 0) {
         throw ArgumentError("ram_start " + hex(ram_start) +
                             " is not a multiple of 4096: pages of the file would not be " + "pages of the memory");
     }
@@ -44,7 +42,7 @@ FileSource::FileSource(const std::string& path, std::uint64_t ram_start, ShortPo
 }
 
 bool FileSource::covers(std::uint64_t offset, std::uint64_t size) const noexcept {
-    const std::uint64_t end = short_policy_ == ShortPolicy::zero ? round_up(file_.size(), kPage) : file_.size();
+    const std::uint64_t end = short_policy_ == ShortPolicy::zero ? round_up(file_.size(), kPageBytes) : file_.size();
     return offset >= ram_start_ && offset - ram_start_ <= end && size <= end - (offset - ram_start_);
 }
 

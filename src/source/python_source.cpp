@@ -4,11 +4,10 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
-
-constexpr std::uint64_t kPage = 4096;
 
 [[noreturn]] void refuse(std::size_t index, const Extent& extent, const std::string& why) {
     throw ArgumentError("extents[" + std::to_string(index) + "] (offset " + hex(extent.offset) + ", " +
@@ -39,7 +38,7 @@ std::vector<Extent> checked(const std::vector<Extent>& extents, std::uint64_t si
             refuse(i, extent, "it is empty or ends behind the source's " + std::to_string(size) + " bytes");
         }
         position += extent.size;
-        if (position % kPage != 0 && position != size) {
+        if (position % kPageBytes != 0 && position != size) {
             refuse(i, extent, "it must end on a multiple of 4096: a page is of one kind");
         }
         if (!result.empty() && result.back().kind == extent.kind) {

@@ -11,13 +11,13 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 #include "base/write_all.hpp"
 #include "testing/splitmix.hpp"
 
 namespace vmthaw::testing {
 namespace {
 
-constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint64_t kPieceBytes = 2U << 20U;  // large pieces: the page cache then holds large folios
 
 bool is_zero_page(std::uint64_t page, double zero_share, std::uint64_t seed) {
