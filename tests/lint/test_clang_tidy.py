@@ -11,7 +11,7 @@ import pytest
 from tests.support import clang_tidy, tree
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_clang_tidy_finds_nothing() -> None:
     build = tree.ROOT / "build" / "release"
     assert (build / "compile_commands.json").exists(), "run `make build`"

@@ -77,11 +77,13 @@ def fingerprint(unit: Unit, files: list[Path], version: str) -> str:
     return digest.hexdigest()
 
 
-def _check(unit: Unit, database: Path) -> str:
+def _check(unit: Unit, verdict: Path | None, database: Path) -> str:
     done = subprocess.run(
         [TOOL, "--quiet", f"-p={database}", str(unit.source)], capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
+        if verdict is not None:
+            verdict.touch()  # at once: a run that is ended early has not been for nothing
         return ""
     lines = done.stdout.strip() or done.stderr.strip()
     return f"== {unit.source.relative_to(ROOT)}\n{lines}\n"
@@ -113,8 +115,5 @@ def run(build: Path, jobs: int) -> list[str]:
     ]
     (database / "compile_commands.json").write_text(json.dumps(entries), encoding="utf-8")
     with ThreadPoolExecutor(jobs) as pool:
-        answers = list(pool.map(lambda item: _check(item[0], database), waiting))
-    for (_, verdict), answer in zip(waiting, answers, strict=True):
-        if not answer and verdict is not None:
-            verdict.touch()
+        answers = list(pool.map(lambda item: _check(item[0], item[1], database), waiting))
     return [answer for answer in answers if answer]

@@ -11,9 +11,13 @@ import pytest
 VM_X86 = (
     "tests/integration/guest",
     "tests/integration/kvm",
+    "tests/integration/machine/test_diff_snapshot.py",
     "tests/integration/machine/test_machine.py",
     "tests/integration/machine/test_machine_run.py",
+    "tests/integration/machine/test_running_snapshot.py",
+    "tests/integration/machine/test_saved_vcpu.py",
     "tests/integration/machine/test_snapshot.py",
+    "tests/integration/machine/test_watched_snapshot.py",
     "tests/integration/server/test_bytes.py",
     "tests/integration/server/test_removals.py",
     "tests/integration/userfaultfd",
