@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         FileSource,
         PageSource,
         PythonSource,
+        SparseDiffSource,
         ZeroSource,
     )
     from vmthaw.trace import Trace, TraceRecorder
@@ -105,6 +106,7 @@ _HOMES = {
     "SessionEvent": "vmthaw.server",
     "SessionEventKind": "vmthaw.pager",
     "SessionState": "vmthaw.pager",
+    "SparseDiffSource": "vmthaw.source",
     "Trace": "vmthaw.trace",
     "TraceRecorder": "vmthaw.trace",
     "Userfaultfd": "vmthaw.userfaultfd",
@@ -167,6 +169,7 @@ __all__ = [
     "SessionEvent",
     "SessionEventKind",
     "SessionState",
+    "SparseDiffSource",
     "Trace",
     "TraceRecorder",
     "Userfaultfd",

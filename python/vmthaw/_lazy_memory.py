@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from pathlib import Path
 
 from vmthaw._core import Feature, GuestMemory, Userfaultfd, UserfaultfdFactory
-from vmthaw.errors import SnapshotError, VmthawTimeoutError, os_error_class
+from vmthaw.errors import VmthawTimeoutError, os_error_class
 from vmthaw.pager import FailurePolicy, PagerConfig, Region
 from vmthaw.server import PageServer
-from vmthaw.source import FileSource
+from vmthaw.source import PageSource
 
 _PAGE_BYTES = 4096
 
@@ -49,7 +48,7 @@ class LazyMemory:
         userfaultfd: Userfaultfd,
         connection: socket.socket | None,
         server: PageServer | None,
-        source: FileSource | None,
+        source: PageSource | None,
     ) -> None:
         self._userfaultfd = userfaultfd
         self._connection = connection
@@ -82,23 +81,17 @@ class LazyMemory:
         return cls(userfaultfd, connection, None, None)
 
     @classmethod
-    def serve_here(cls, memory: GuestMemory, file: Path, size: int) -> LazyMemory:
-        """Has a page server of this process serve the memory file."""
-        found = file.stat().st_size
-        if found != size:
-            error = SnapshotError(f"the snapshot cannot be restored: {file} has {found} bytes instead of {size}")
-            error.field = "memory size"
-            raise error
+    def serve_here(cls, memory: GuestMemory, source: PageSource, *, label: str) -> LazyMemory:
+        """Has a page server of this process serve the source, which is as large as the memory."""
         regions = [
             Region(host_address=host, guest_address=guest, size=length, source_offset=offset)
             for host, guest, length, offset in memory.regions
         ]
         userfaultfd = register(memory)
         try:
-            source = FileSource(file)
             # Without a pidfd there is nobody to kill but ourselves: a page that cannot be had is poisoned.
             config = PagerConfig(failure_policy=FailurePolicy.poison)
-            server = PageServer.adopt(userfaultfd.fileno(), regions, source, config=config, label=os.fspath(file))
+            server = PageServer.adopt(userfaultfd.fileno(), regions, source, config=config, label=label)
         except BaseException:
             userfaultfd.close()
             raise

@@ -39,7 +39,7 @@ class _Child:
             "create": self._create,
             "restore": self._restore,
             "command": self._command,
-            "snapshot": lambda directory, timeout: str(self._held().snapshot(directory, timeout=timeout)),
+            "snapshot": self._snapshot,
             "read": lambda **place: base64.b64encode(self._held().read(**place)).decode(),
             "write": lambda guest_address, data, timeout: self._held().write(
                 guest_address, base64.b64decode(data), timeout=timeout
@@ -51,6 +51,11 @@ class _Child:
         if self._machine is None:
             raise StateError("the VMM has no machine; call create() or restore() first")
         return self._machine
+
+    def _snapshot(self, directory: str, diff: bool, timeout: float) -> dict[str, Any]:
+        machine = self._held()
+        folder = machine.snapshot(directory, diff, timeout=timeout)
+        return {"folder": str(folder), "pause_ns": machine.snapshot_pause_ns}
 
     def _workload(self) -> tuple[int, int, list[tuple[int, int, int, int]]]:
         return self._held().workload.as_tuple()
@@ -65,9 +70,11 @@ class _Child:
     def _create(self, memory: int) -> None:
         self._replace(lambda: Machine(memory))
 
-    def _restore(self, directory: str, lazy: Any, timeout: float, ping: bool) -> dict[str, int | None]:
+    def _restore(
+        self, directory: str, lazy: Any, timeout: float, ping: bool, track_dirty: bool
+    ) -> dict[str, int | None]:
         start = time.monotonic_ns()
-        machine = self._replace(lambda: Machine.restore(directory, lazy=lazy, timeout=timeout))
+        machine = self._replace(lambda: Machine.restore(directory, lazy=lazy, timeout=timeout, track_dirty=track_dirty))
         resumed = time.monotonic_ns()
         answered = None
         if ping and not machine.busy:

@@ -8,6 +8,8 @@ The guest is a small program that fills its memory with a seeded pattern and ver
     with Machine.restore("snapshot", lazy=True) as machine:
         machine.verify().check()
 
+A second snapshot may be a diff, ``snapshot("later", diff=True)``: the pages that were written since.
+
 `VmmProcess` does the same in a process of its own, as an orchestrator sees a VMM. x86-64 only.
 """
 
@@ -15,16 +17,14 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
-from typing import Literal, Self
 
 from vmthaw import _core
 from vmthaw._closing import Closing
 from vmthaw._core import Exit, ExitProfile, GuestMemory, MachineState
 from vmthaw._lazy_memory import LazyMemory
 from vmthaw._machine_capture import MachineCapture
-from vmthaw._machine_run import MachineRun
-from vmthaw.errors import ForkedError, SnapshotError, StateError, VmthawValueError
+from vmthaw._machine_snapshot import Lazy, MachineSnapshot, memory_source
+from vmthaw.errors import ForkedError, StateError, VmthawValueError
 from vmthaw.machine_values import (
     FIRST_WORK_PAGE,
     ORDERS,
@@ -46,22 +46,23 @@ __all__ = [
     "Operation",
     "VmmProcess",
     "Workload",
+    "memory_source",
 ]
 
-Lazy = bool | Literal["mapping"] | str | os.PathLike[str]
 
-
-class Machine(MachineRun, MachineCapture, Closing):
+class Machine(MachineSnapshot, MachineCapture, Closing):
     """A guest in this process: the payload on one vCPU, or a program of yours.
 
     `memory` is its size in bytes (a multiple of 4096, 2 MiB to 64 GiB; the first MiB is the payload's own) or a
     `GuestMemory`. Pages are numbered by their offset in a memory file; `first_page` and `pages` default to all of the
     work area. With ``payload=False`` memory is zero and vCPUs are as after a reset: write a program, set registers, add
     devices to `buses`, register functions, and `run`. Exits are answered by `profile`; `exit_records` is the capacity
-    of the ring behind `take_exit_records` and a `TraceRecorder`. One thread at a time may run or save it; `read` and
-    `write` are anybody's. Waits release the GIL, end with Ctrl-C, and raise TimeoutError after `timeout` seconds: a
-    command then goes on with `finish`. Raises OSError (no KVM, no memory), StateError, and GuestError when the guest
-    stops instead of answering.
+    of the ring behind `take_exit_records` and a `TraceRecorder`. `irqchip` puts interrupt controllers and the interval
+    timer into the kernel. `dirty_ring`, a power of two of entries, has a ring for each vCPU tell what was written since
+    the last snapshot (KVM_CAP_DIRTY_LOG_RING), instead of KVM's dirty log. One thread at a time may run or save it;
+    `read` and `write` are anybody's. Waits release the GIL, end with Ctrl-C, and raise TimeoutError after `timeout`
+    seconds: a command then goes on with `finish`. Raises OSError (no KVM, no memory), StateError, and GuestError when
+    the guest stops instead of answering.
     """
 
     def __init__(
@@ -72,25 +73,33 @@ class Machine(MachineRun, MachineCapture, Closing):
         payload: bool = True,
         profile: ExitProfile = ExitProfile.strict,
         exit_records: int = 0,
+        irqchip: bool = False,
+        dirty_ring: int = 0,
     ) -> None:
         if payload and vcpus != 1:
             raise VmthawValueError(
                 f"the payload runs on one vCPU, not on {vcpus}; payload=False is for programs of yours"
             )
         own = GuestMemory.anonymous(memory) if isinstance(memory, int) else memory
-        self._init(own, vcpus, profile, exit_records)
+        self._init(own, vcpus, profile, exit_records, irqchip, dirty_ring)
         if payload:
             self._core_or_raise().load_payload()
 
     def _init(
-        self, memory: GuestMemory, vcpus: int, profile: ExitProfile = ExitProfile.strict, exit_records: int = 0
+        self,
+        memory: GuestMemory,
+        vcpus: int,
+        profile: ExitProfile = ExitProfile.strict,
+        exit_records: int = 0,
+        irqchip: bool = False,
+        dirty_ring: int = 0,
     ) -> None:
         self._memory = memory
         self._workload = Workload()
         self._pid = os.getpid()
         self._lazy: LazyMemory | None = None
         self._operation: Operation | None = None
-        self._core: _core.MachineCore | None = _core.MachineCore(memory, vcpus)
+        self._core: _core.MachineCore | None = _core.MachineCore(memory, vcpus, irqchip, dirty_ring)
         self._init_run(vcpus, profile, exit_records)
 
     def _core_or_raise(self) -> _core.MachineCore:
@@ -99,54 +108,6 @@ class Machine(MachineRun, MachineCapture, Closing):
         if self._core is None:
             raise StateError("the machine is closed")
         return self._core
-
-    @classmethod
-    def restore(
-        cls,
-        directory: str | os.PathLike[str],
-        *,
-        lazy: Lazy = True,
-        check_memory: bool = False,
-        timeout: float = 60.0,
-        exit_records: int = 0,
-    ) -> Self:
-        """A machine as `snapshot` saved it.
-
-        `lazy`: False reads memory.bin; ``"mapping"`` maps it privately; True serves its pages from a `PageServer` of
-        this process; a path hands the memory's userfaultfd to the page server that listens there, as Firecracker does,
-        and opens no memory file. `check_memory` (with ``lazy=False``) compares memory.bin with the fingerprint in the
-        state. `exit_records` as in `Machine`. Raises SnapshotError, whose `field` names what is wrong, and OSError.
-        """
-        folder = Path(directory)
-        state = MachineState.load(os.fspath(folder))
-        file = folder / "memory.bin"
-        if check_memory and lazy is not False:
-            raise VmthawValueError("check_memory reads all of memory.bin: it goes with lazy=False only")
-        if lazy != "mapping":
-            memory = GuestMemory.anonymous(state.memory_size)
-        elif (found := file.stat().st_size) == state.memory_size:
-            memory = GuestMemory.map_file(os.fspath(file), state.memory_size)
-        else:
-            raise _snapshot_error("memory size", f"{file} has {found} bytes instead of {state.memory_size}")
-        machine = cls.__new__(cls)
-        machine._init(memory, state.vcpu_count, exit_records=exit_records)
-        try:
-            if lazy is False:
-                _core.read_memory_file(memory, os.fspath(file), timeout)
-                saved = (state.memory_data_pages, state.memory_fingerprint)
-                if check_memory and _core.memory_content(memory, timeout) != saved:
-                    raise _snapshot_error("memory fingerprint", f"{file} is not the memory that was saved")
-            elif lazy is True:
-                machine._lazy = LazyMemory.serve_here(memory, file, state.memory_size)
-            elif lazy != "mapping":
-                machine._lazy = LazyMemory.hand_over(memory, lazy, timeout)
-            machine._core_or_raise().restore_vcpus(state)
-        except BaseException:
-            machine.close()
-            raise
-        seed, zero_share, rewrites = state.workload
-        machine._workload = Workload(seed, zero_share, tuple(rewrites))
-        return machine
 
     def close(self) -> None:
         """Ends the guest and lets its memory go: lazily restored, it is not what it was where it was never touched.
@@ -319,20 +280,3 @@ class Machine(MachineRun, MachineCapture, Closing):
         left = timeout - (time.monotonic_ns() - start) / 1e9
         answer = core.finish(max(left, 0.0))
         return GuestReport(operation.name.lower(), duration_ns=time.monotonic_ns() - start, **answer)
-
-    def snapshot(self, directory: str | os.PathLike[str], *, timeout: float = 60.0) -> Path:
-        """Saves the guest, also in the middle of a command, as memory.bin and state.bin in `directory`.
-
-        The directory is made when it is missing; one that holds a snapshot is refused (FileExistsError). Files appear
-        whole or not at all. Pages that are missing in a lazily restored guest are fetched. Zero pages become holes.
-        """
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._core_or_raise().save_snapshot(os.fspath(folder), self._workload.as_tuple(), timeout)
-        return folder
-
-
-def _snapshot_error(field: str, text: str) -> SnapshotError:
-    error = SnapshotError(f"the snapshot cannot be restored: {text}")
-    error.field = field
-    return error

@@ -1,7 +1,8 @@
 """Page sources: where the bytes of a restored VM come from.
 
-`FileSource` and `ZeroSource` are the core's own. `PythonSource` asks a callable, on daemon threads of Python's; the
-core's threads wait for its answers without the GIL, so a slow or failing callable delays nobody else's pages.
+`FileSource`, `SparseDiffSource` and `ZeroSource` are the core's own. `PythonSource` asks a callable, on daemon threads
+of Python's; the core's threads wait for its answers without the GIL, so a slow or failing callable delays nobody else's
+pages.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vmthaw import _core, _drainer, _lifecycle
-from vmthaw._core import ExtentKind, FileSource, PageSource, ZeroSource
+from vmthaw._core import ExtentKind, FileSource, PageSource, SparseDiffSource, ZeroSource
 from vmthaw.errors import StateError, VmthawValueError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ExtentKind", "FileSource", "PageSource", "PythonSource", "ZeroSource"]
+__all__ = ["ExtentKind", "FileSource", "PageSource", "PythonSource", "SparseDiffSource", "ZeroSource"]
 
 ReadCallable: TypeAlias = "Callable[[int, int], Buffer]"
 

@@ -60,6 +60,7 @@ class VmmProcess(Closing):
         self._buffer = b""
         self._number = 0
         self._owner = os.getpid()
+        self.snapshot_pause_ns: int | None = None
         try:
             self._next_line(time.monotonic() + timeout)
         except BaseException:
@@ -125,12 +126,16 @@ class VmmProcess(Closing):
         *,
         lazy: bool | Literal["mapping"] | str | os.PathLike[str] = True,
         ping: bool = True,
+        track_dirty: bool = False,
         timeout: float = 60.0,
     ) -> RestoreTimings:
         """Restores a snapshot as `Machine.restore` does. `ping` waits for the guest's first answer as well."""
         start = time.monotonic_ns()
         way = lazy if isinstance(lazy, bool) else os.fspath(lazy)
-        found = self._call("restore", timeout, directory=os.fspath(directory), lazy=way, timeout=timeout, ping=ping)
+        found = self._call(
+            "restore", timeout, directory=os.fspath(directory), lazy=way, timeout=timeout, ping=ping,
+            track_dirty=track_dirty,
+        )  # fmt: skip
         return RestoreTimings(round_trip_ns=time.monotonic_ns() - start, **found)
 
     def command(self, name: str, /, *, timeout: float = 60.0, **arguments: Any) -> GuestReport:
@@ -143,9 +148,11 @@ class VmmProcess(Closing):
         values["extra"] = {"round_trip_ns": time.monotonic_ns() - start}
         return GuestReport.from_fields(values)
 
-    def snapshot(self, directory: str | os.PathLike[str], *, timeout: float = 60.0) -> Path:
+    def snapshot(self, directory: str | os.PathLike[str], diff: bool = False, *, timeout: float = 60.0) -> Path:
         """As `Machine.snapshot`."""
-        return Path(self._call("snapshot", timeout, directory=os.fspath(directory), timeout=timeout))
+        found = self._call("snapshot", timeout, directory=os.fspath(directory), diff=diff, timeout=timeout)
+        self.snapshot_pause_ns = found["pause_ns"]
+        return Path(found["folder"])
 
     def read(self, guest_address: int, size: int, *, timeout: float = 30.0) -> bytes:
         """Bytes of guest memory."""

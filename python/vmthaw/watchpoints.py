@@ -16,7 +16,8 @@ The debug registers serve all this where they work. A KVM may take them and neve
 running a tiny guest; there a read-only memory slot over the page serves stores, and the host applies each for the
 guest. Every store to such a page costs an exit, and an atomic instruction is not atomic there for other vCPUs. A page
 that holds page tables, or the stack that interrupts come in on, cannot be watched so, and an instruction that KVM
-cannot emulate ends the run as a GuestError.
+cannot emulate ends the run as a GuestError. A machine whose writes are tracked for diffs has all pages in the next one
+after a page was made read-only, or writable again; a slot that logs dirty pages for anybody else is refused.
 """
 
 from __future__ import annotations
@@ -108,10 +109,10 @@ class Watchpoints(Closing):
     `memory` (the guest's) and `vm` are needed for the bytes in events, for gates, and where read-only pages serve. Give
     it to a `RunLoop`, and change slots at any time, from any thread but a function of that loop: the vCPUs see a change
     before they next enter the guest, and are brought there. `backend` None is what works here; a debug register that
-    never fires is what `WatchBackend.hardware` may get you. `events` is the capacity of the ring that `take_events`
-    empties. `close` (or the end of a ``with`` block) disarms all: pages stay read-only otherwise, and the stores of a
-    run without these watchpoints do not arrive there. Raises VmthawValueError for what cannot be; inert in a forked
-    child (ForkedError).
+    never fires is what `WatchBackend.hardware` may get you. Slot 0 fires while its gate is at least `gate_threshold`.
+    `events` is the capacity of the ring that `take_events` empties. `close` (or the end of a ``with`` block) disarms
+    all: pages stay read-only otherwise, and the stores of a run without these watchpoints do not arrive there. Raises
+    VmthawValueError for what cannot be; inert in a forked child (ForkedError).
     """
 
     def __init__(
@@ -281,6 +282,10 @@ class Watchpoints(Closing):
         """For `RunLoop`, before its threads begin."""
         with self._changing:
             self._loop = loop
+
+    def unchanged(self) -> contextlib.AbstractContextManager[Any]:
+        """For `Machine`: while the block lasts no other thread freezes or thaws the guest to change a slot."""
+        return self._changing
 
     @contextlib.contextmanager
     def _still(self, timeout: float) -> Iterator[None]:

@@ -27,9 +27,11 @@ void register_vcpu(py::module_& module);
 void register_guest_memory(py::module_& module);
 void register_registers(py::module_& module);
 void register_capture_benchmark(py::module_& module);
+void register_exit_benchmark(py::module_& module);
 void register_freeze(py::module_& module);
 void register_run_loop(py::module_& module);
 void register_watchpoints(py::module_& module);
 void register_machine(py::module_& module);
+void register_snapshot(py::module_& module);
 
 }  // namespace vmthaw::bindings

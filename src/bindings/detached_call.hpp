@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <exception>
@@ -48,6 +49,18 @@ inline void call_detached(const char* what, double timeout_s, std::function<void
     }
     if (call->failure) {
         std::rethrow_exception(call->failure);
+    }
+}
+
+// The same for work that ends early when its flag is set: it is, as soon as the caller gives up.
+template <typename Work>
+void call_cancellably(const char* what, double timeout_s, Work work) {
+    const auto cancelled = std::make_shared<std::atomic<bool>>(false);
+    try {
+        call_detached(what, timeout_s, [cancelled, work = std::move(work)] { work(*cancelled); });
+    } catch (...) {
+        cancelled->store(true);
+        throw;
     }
 }
 

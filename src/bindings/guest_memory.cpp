@@ -89,7 +89,11 @@ void register_guest_memory(py::module_& module) {
             "Copies bytes out of the guest. Raises VmthawValueError outside a region, TimeoutError when a page did not "
             "come within `timeout` seconds. Ctrl-C ends the wait.")
         .def("write", &write, py::arg("guest_address"), py::arg("data"), py::arg("timeout") = 30.0,
-             "Copies bytes into the guest. As `read`.");
+             "Copies bytes into the guest. As `read`.")
+        .def(
+            "mark_written", &GuestMemory::mark_written, py::arg("guest_address"), py::arg("size"),
+            "Tells of bytes that were written past `write`, through the host addresses, afterwards: or a diff snapshot "
+            "lacks them.");
 }
 
 }  // namespace vmthaw::bindings

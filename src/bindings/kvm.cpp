@@ -8,9 +8,48 @@
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "bindings/kernel_structure.hpp"
 #include "kvm/vm.hpp"
 
 namespace vmthaw::bindings {
+
+#if defined(__x86_64__)
+namespace {
+
+void register_vm_state(py::classh<Vm>& vm) {
+    vm.def("create_pit", &Vm::create_pit, ReleaseGil(),
+           "The interval timer in the kernel (x86-64); after `create_irqchip`.")
+        .def(
+            "irqchip",
+            [](const Vm& self, std::uint32_t chip) { return structure_bytes([&] { return self.irqchip(chip); }); },
+            py::arg("chip"), "struct kvm_irqchip of the master PIC (0), the slave (1) or the IOAPIC (2).")
+        .def(
+            "set_irqchip",
+            [](const Vm& self, const py::bytes& state) {
+                set_structure<kvm_irqchip>(state, [&self](const kvm_irqchip& value) { self.set_irqchip(value); });
+            },
+            py::arg("state"), "As `irqchip` gave it. VmthawValueError for another size; so the others.")
+        .def(
+            "pit", [](const Vm& self) { return structure_bytes([&] { return self.pit(); }); }, "struct kvm_pit_state2.")
+        .def(
+            "set_pit",
+            [](const Vm& self, const py::bytes& state) {
+                set_structure<kvm_pit_state2>(state, [&self](const kvm_pit_state2& value) { self.set_pit(value); });
+            },
+            py::arg("state"), "As `pit` gave it.")
+        .def(
+            "clock", [](const Vm& self) { return structure_bytes([&] { return self.clock(); }); },
+            "struct kvm_clock_data.")
+        .def(
+            "set_clock",
+            [](const Vm& self, const py::bytes& state) {
+                set_structure<kvm_clock_data>(state, [&self](const kvm_clock_data& value) { self.set_clock(value); });
+            },
+            py::arg("state"), "Its clock and flags, as KVM_SET_CLOCK takes them.");
+}
+
+}  // namespace
+#endif
 
 void register_kvm(py::module_& module) {
     py::classh<Kvm>(module, "Kvm",
@@ -34,11 +73,11 @@ void register_kvm(py::module_& module) {
         .def_readonly("size", &MemorySlot::size_bytes)
         .def_readonly("read_only", &MemorySlot::read_only)
         .def_readonly("log_dirty_pages", &MemorySlot::log_dirty_pages);
-    py::classh<Vm>(
+    py::classh<Vm> vm(
         module, "Vm",
         "One virtual machine's descriptor. Safe from several threads; calls release the GIL and raise OSError, "
-        "and VmthawValueError for a slot that cannot be right.")
-        .def("fileno", &Vm::fd, "The descriptor.")
+        "and VmthawValueError for a slot that cannot be right.");
+    vm.def("fileno", &Vm::fd, "The descriptor.")
         .def("check_extension", &Vm::check_extension, py::arg("capability"), ReleaseGil(),
              "KVM_CHECK_EXTENSION for this VM.")
         .def(
@@ -61,7 +100,14 @@ void register_kvm(py::module_& module) {
         .def(
             "create_vcpu",
             [](const Vm& self, std::uint32_t index) { return std::make_unique<Vcpu>(self.create_vcpu(index)); },
-            py::arg("index"), ReleaseGil(), "A new vCPU.");
+            py::arg("index"), ReleaseGil(), "A new vCPU.")
+        .def("enable_manual_dirty_log", &Vm::enable_manual_dirty_log, ReleaseGil(),
+             "Has the log cleared when `dirty_log` has read it, not while. False: the kernel cannot.")
+        .def("most_dirty_ring_entries", &Vm::most_dirty_ring_entries, ReleaseGil(),
+             "Most entries of a vCPU's ring of written pages; 0: the kernel has no rings.");
+#if defined(__x86_64__)
+    register_vm_state(vm);
+#endif
 }
 
 }  // namespace vmthaw::bindings

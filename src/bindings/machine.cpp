@@ -5,12 +5,9 @@
 
 #include <pybind11/stl.h>
 
-#include <atomic>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -18,11 +15,10 @@
 #include "bindings/bindings.hpp"
 #include "bindings/detached_call.hpp"
 #include "bindings/exit.hpp"
+#include "bindings/machine_hold.hpp"
 #include "bindings/machine_values.hpp"
 #include "bindings/wait.hpp"
 #include "machine/exit_registers.hpp"
-#include "machine/snapshot/memory_file.hpp"
-#include "machine/snapshot/snapshot.hpp"
 
 namespace vmthaw::bindings {
 namespace {
@@ -31,11 +27,6 @@ using payload::Command;
 using payload::Report;
 using payload::Workload;
 using MachinePointer = std::shared_ptr<Machine>;
-
-struct HoldObject {
-    MachinePointer machine;  // outlives the hold
-    std::unique_ptr<Machine::Hold> hold;
-};
 
 ExitObject run(const MachinePointer& self, std::size_t vcpu, std::optional<double> timeout) {
     std::optional<Exit> exit;
@@ -52,8 +43,8 @@ ExitObject run(const MachinePointer& self, std::size_t vcpu, std::optional<doubl
 
 // `hold` is that of a run whose vCPUs are frozen; without one the machine must not be in use.
 FullRegisters capture(const MachinePointer& self, std::size_t vcpu, const HoldObject* hold) {
-    if (hold != nullptr && (hold->machine != self || hold->hold == nullptr)) {
-        throw ArgumentError("the hold is another machine's, or was released");
+    if (hold != nullptr) {
+        hold->check(*self);
     }
     const py::gil_scoped_release release;
     return hold != nullptr ? self->capture_full(*hold->hold, vcpu) : self->capture_full(Machine::Hold(*self), vcpu);
@@ -93,39 +84,6 @@ void start(const MachinePointer& self, const Command& command, double timeout) {
     call_detached("giving the guest a command", timeout, [self, command] { self->start_command(command); });
 }
 
-// On a thread of its own, told to end when the caller gives up.
-template <typename Work>
-void copy_cancellably(const char* what, double timeout, Work work) {
-    const auto cancelled = std::make_shared<std::atomic<bool>>(false);
-    try {
-        call_detached(what, timeout, [cancelled, work = std::move(work)] { work(*cancelled); });
-    } catch (...) {
-        cancelled->store(true);
-        throw;
-    }
-}
-
-void save(const MachinePointer& self, const std::string& directory, const WorkloadTuple& workload, double timeout) {
-    copy_cancellably("saving a snapshot", timeout,
-                     [self, directory, fixed = workload_from(workload)](const std::atomic<bool>& cancelled) {
-                         save_snapshot(*self, directory, fixed, cancelled);
-                     });
-}
-
-void read_memory(const std::shared_ptr<GuestMemory>& memory, const std::string& path, double timeout) {
-    copy_cancellably("reading the memory file", timeout, [memory, path](const std::atomic<bool>& cancelled) {
-        read_memory_file(*memory, path, cancelled);
-    });
-}
-
-std::pair<std::uint64_t, std::uint64_t> memory_content(const std::shared_ptr<GuestMemory>& memory, double timeout) {
-    const auto content = std::make_shared<MemoryContent>();
-    copy_cancellably("reading guest memory", timeout, [memory, content](const std::atomic<bool>& cancelled) {
-        *content = content_of_memory(*memory, cancelled);
-    });
-    return {content->data_pages, content->fingerprint};
-}
-
 }  // namespace
 
 Workload workload_from(const WorkloadTuple& given) {
@@ -157,12 +115,18 @@ void register_machine(py::module_& module) {
     module.attr("FIRST_WORK_PAGE") = payload::kFirstWorkPage;
     module.attr("DONE_PORT") = payload::kDonePort;
     py::classh<HoldObject>(module, "MachineHold", "Keeps others from running or saving a machine.")
-        .def("release", [](HoldObject& self) { self.hold.reset(); }, "Lets the machine go. Idempotent.");
+        .def(
+            "release", [](HoldObject& self) { self.hold.reset(); },
+            "Lets the machine go, as soon as a save that waits for a page is over. Idempotent.");
     py::class_<Machine, MachinePointer>(module, "MachineCore", "What vmthaw.machine.Machine stands on.")
-        .def(py::init<std::shared_ptr<GuestMemory>, std::uint32_t>(), py::arg("memory"), py::arg("vcpus"),
+        .def(py::init(
+                 [](std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus, bool irqchip, std::uint32_t dirty_ring) {
+                     return std::make_shared<Machine>(std::move(memory), vcpus, MachineOptions{irqchip, dirty_ring});
+                 }),
+             py::arg("memory"), py::arg("vcpus"), py::arg("irqchip"), py::arg("dirty_ring"),
              py::call_guard<py::gil_scoped_release>())
         .def("hold",
-             [](const MachinePointer& self) { return HoldObject{self, std::make_unique<Machine::Hold>(*self)}; })
+             [](const MachinePointer& self) { return HoldObject{self, std::make_shared<Machine::Hold>(*self)}; })
         .def_property_readonly("memory", &Machine::memory)
         .def_property_readonly("busy", &Machine::is_busy)
         .def("load_payload",
@@ -188,37 +152,27 @@ void register_machine(py::module_& module) {
             py::arg("operation"), py::arg("first_page"), py::arg("pages"), py::arg("count"), py::arg("order"),
             py::arg("seed"), py::arg("one_word"), py::arg("workload"), py::arg("timeout"))
         .def("finish", &finish, py::arg("timeout"))
-        .def("save_snapshot", &save, py::arg("directory"), py::arg("workload"), py::arg("timeout"))
         .def(
-            "restore_vcpus",
+            "restore",
             [](const MachinePointer& self, const MachineState& state) {
                 const py::gil_scoped_release release;
-                self->restore_vcpus(state.vcpus, state.busy, state.sequence);
+                self->restore(state);
             },
-            py::arg("state"));
-    py::class_<MachineState, std::shared_ptr<MachineState>>(module, "MachineState",
-                                                            "A snapshot's state.bin, read and checked.")
-        .def_static(
-            "load", [](const std::string& directory) { return load_state(directory); }, py::arg("directory"),
-            py::call_guard<py::gil_scoped_release>())
-        .def_static(
-            "decode",
-            [](const py::bytes& data) {
-                const auto text = static_cast<std::string_view>(data);
-                return decode_state(std::as_bytes(std::span(text.data(), text.size())));
+            py::arg("state"))
+        .def(
+            "begin_tracking",
+            [](const MachinePointer& self, const MachineState& state, const std::string& directory) {
+                const py::gil_scoped_release release;
+                const Machine::Hold hold(*self);
+                self->dirty().start();
+                (void)self->dirty().take();
+                self->set_base({state.identity, state.depth, directory});
             },
-            py::arg("data"), "For any bytes: the state, or SnapshotError whose `field` names what is wrong.")
-        .def_readonly("memory_size", &MachineState::memory_bytes, "Bytes.")
-        .def_readonly("memory_data_pages", &MachineState::memory_data_pages, "Pages that are not zeros.")
-        .def_readonly("memory_fingerprint", &MachineState::memory_fingerprint)
-        .def_readonly("busy", &MachineState::busy, "The guest was at a command.")
-        .def_property_readonly("vcpu_count", [](const MachineState& self) { return self.vcpus.size(); })
-        .def_property_readonly("workload", [](const MachineState& self) { return workload_to(self.workload); });
-    module.def(
-        "read_memory_file", &read_memory, py::arg("memory"), py::arg("path"), py::arg("timeout"),
-        "Reads a memory file of exactly the memory's size into it. Raises OSError, SnapshotError, TimeoutError.");
-    module.def("memory_content", &memory_content, py::arg("memory"), py::arg("timeout"),
-               "(pages that are not zeros, fingerprint), as a snapshot's state has them of its memory file.");
+            py::arg("state"), py::arg("directory"),
+            "The machine is as that snapshot: from now on its writes are the next diff's. `directory` is absolute.")
+        .def_property_readonly(
+            "dirty_tracking", [](Machine& self) { return dirty_tracking_name(self.dirty().way()); },
+            "How the guest's writes are known: none, log, manual_log or ring.");
     module.def(
         "payload_word",
         [](const WorkloadTuple& workload, std::uint64_t page, std::uint64_t index) {

@@ -27,5 +27,7 @@ PYBIND11_MODULE(_core, module) {
     register_freeze(module);
     register_watchpoints(module);
     register_run_loop(module);
+    register_exit_benchmark(module);
+    register_snapshot(module);  // MachineState, which a machine restores
     register_machine(module);
 }

@@ -2,17 +2,22 @@
 
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <cstring>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.hpp"
 #include "bindings/text.hpp"
 #include "source/file_source.hpp"
 #include "source/page_source.hpp"
+#include "source/sparse_diff_source.hpp"
 #include "source/zero_source.hpp"
 
 // GIL and locking: whatever may wait for a disk, for Python threads or for a lock runs with the GIL released; results
@@ -115,6 +120,32 @@ std::shared_ptr<FileSource> open_file(const std::filesystem::path& path, std::ui
     return std::make_shared<FileSource>(path.string(), ram_start, parsed_short, parsed_mode);
 }
 
+std::shared_ptr<SparseDiffSource> open_diffs(
+    const std::shared_ptr<PageSource>& base, const std::vector<std::filesystem::path>& paths,
+    const std::optional<std::vector<std::optional<py::bytes>>>& changed_pages) {
+    std::vector<SparseDiff> diffs;
+    if (changed_pages && changed_pages->size() != paths.size()) {
+        throw ArgumentError("there are " + std::to_string(paths.size()) + " diffs, and changed pages of " +
+                            std::to_string(changed_pages->size()));
+    }
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+        diffs.push_back({paths[i].string(), std::nullopt});
+        if (!changed_pages) {
+            continue;
+        }
+        if (const auto& given = (*changed_pages)[i]) {
+            const auto text = static_cast<std::string_view>(*given);
+            if (text.size() % sizeof(std::uint64_t) != 0) {
+                throw ArgumentError("the changed pages of " + diffs.back().path + " are no words of 64 bits");
+            }
+            auto& words = diffs.back().changed_pages.emplace(text.size() / sizeof(std::uint64_t));
+            std::memcpy(words.data(), text.data(), text.size());
+        }
+    }
+    const py::gil_scoped_release release;
+    return std::make_shared<SparseDiffSource>(base, diffs);
+}
+
 py::str repr(const py::object& self) {
     const auto& source = self.cast<const PageSource&>();
     const auto name = py::type::of(self).attr("__name__").cast<std::string>();
@@ -195,6 +226,19 @@ void register_source(py::module_& module) {
         .def_property_readonly(
             "mode", [](const FileSource& source) { return source.mode() == FileMode::mapped ? "mapped" : "pread"; },
             "\"mapped\" or \"pread\".");
+    py::classh<SparseDiffSource, PageSource>(
+        module, "SparseDiffSource", py::release_gil_before_calling_cpp_dtor(),
+        "A memory and diffs over it, as Firecracker writes them: each page comes from the newest that has it.")
+        .def(py::init(&open_diffs), py::arg("base"), py::arg("diffs"), py::arg("changed_pages") = py::none(),
+             "`base` is any source that begins at 0; `diffs` are sparse files as long as it, the oldest first. Their "
+             "holes are what is below, zeros in them are zeros. `changed_pages`, one for each diff (a bit for each 4 "
+             "KiB page, in words of 64, or None), says instead of the holes what a diff has: a copied file may have "
+             "other holes. Closing it closes the base. Raises SourceOpenError, which names the file, or "
+             "VmthawValueError. The GIL is released.")
+        .def("layer_at", &SparseDiffSource::layer_at, py::arg("offset"),
+             "Where the page at `offset` comes from: 0 is the base, 1 the oldest diff.")
+        .def_property_readonly(
+            "depth", [](const SparseDiffSource& source) { return source.layers().size() - 1; }, "The number of diffs.");
     py::classh<ZeroSource, PageSource>(module, "ZeroSource", "Zeros that are never read.")
         .def(py::init<std::uint64_t>(), py::arg("size"),
              "`size` bytes of zeros from offset 0 on. Raises VmthawValueError for 0.");

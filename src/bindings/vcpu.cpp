@@ -15,6 +15,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/exit.hpp"
+#include "bindings/kernel_structure.hpp"
 #include "bindings/wait.hpp"
 #include "kvm/kvm.hpp"
 #include "machine/exit_registers.hpp"
@@ -217,7 +218,11 @@ void register_vcpu(py::module_& module) {
         .def_property_readonly("has_shut_down", &Vcpu::has_shut_down,
                                "The last exit was SHUTDOWN: KVM may have reset the registers, and a capture tells "
                                "nothing of where the guest was.")
-        .def("mp_state", [](const Vcpu& self) { return self.mp_state().mp_state; }, ReleaseGil(), "KVM_GET_MP_STATE.");
+        .def(
+            "mp_state", [](const Vcpu& self) { return self.mp_state().mp_state; }, ReleaseGil(), "KVM_GET_MP_STATE.")
+        .def(
+            "set_mp_state", [](const Vcpu& self, std::uint32_t state) { self.set_mp_state({state}); }, py::arg("state"),
+            ReleaseGil(), "KVM_SET_MP_STATE: 0 runs. Others than 0 need the interrupt controller in the kernel.");
 #if defined(__x86_64__)
     vcpu.def("regs", &regs, ReleaseGil(), "The general registers, RIP and RFLAGS, by name.")
         .def("set_regs", &set_regs, py::arg("values"), ReleaseGil(), "Changes those named.")
@@ -244,6 +249,15 @@ void register_vcpu(py::module_& module) {
                 self.set_xsave(std::as_bytes(std::span(text.data(), text.size())));
             },
             py::arg("area"), "As `xsave` gave it. VmthawValueError for another size.")
+        .def(
+            "lapic", [](const Vcpu& self) { return structure_bytes([&self] { return self.lapic(); }); },
+            "struct kvm_lapic_state; OSError without an interrupt controller in the kernel.")
+        .def(
+            "set_lapic",
+            [](const Vcpu& self, const py::bytes& state) {
+                set_structure<kvm_lapic_state>(state, [&self](const kvm_lapic_state& value) { self.set_lapic(value); });
+            },
+            py::arg("state"), "As `lapic` gave it. VmthawValueError for another size.")
         .def(
             "set_supported_cpuid", [](const Vcpu& self, const Kvm& kvm) { self.set_cpuid(kvm.supported_cpuid()); },
             py::arg("kvm"), ReleaseGil(), "Gives the guest every CPUID leaf that KVM supports.");

@@ -46,7 +46,7 @@ void Bus::add(std::uint64_t first, std::uint64_t size_bytes, std::shared_ptr<Dev
     windows_.insert(next, std::move(window));
 }
 
-const BusWindow* Bus::find(std::uint64_t address) const noexcept {
+[[gnu::hot]] const BusWindow* Bus::find(std::uint64_t address) const noexcept {
     const auto next = std::upper_bound(windows_.begin(), windows_.end(), address,
                                        [](std::uint64_t value, const BusWindow& other) { return value < other.first; });
     if (next == windows_.begin() || std::prev(next)->last() < address) {
@@ -55,7 +55,7 @@ const BusWindow* Bus::find(std::uint64_t address) const noexcept {
     return &*std::prev(next);
 }
 
-const BusWindow* Bus::find(std::uint64_t address, std::uint64_t size_bytes) const noexcept {
+[[gnu::hot]] const BusWindow* Bus::find(std::uint64_t address, std::uint64_t size_bytes) const noexcept {
     const BusWindow* const window = find(address);
     if (window == nullptr || size_bytes == 0 || size_bytes - 1 > window->last() - address) {
         return nullptr;

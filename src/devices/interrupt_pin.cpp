@@ -30,7 +30,7 @@ void InterruptPin::set(bool level) noexcept {
     }
 }
 
-DeviceOutcome InterruptPin::deliver() noexcept {
+[[gnu::hot]] DeviceOutcome InterruptPin::deliver() noexcept {
     if (!line_) {
         return DeviceOutcome::done;
     }

@@ -123,7 +123,7 @@ void Serial::write_mcr(std::uint8_t value) noexcept {
     msr_ = u8(lines | (msr_ & kMsrChanges) | changes);
 }
 
-std::uint8_t Serial::read_register(std::uint64_t offset) noexcept {
+[[gnu::hot]] std::uint8_t Serial::read_register(std::uint64_t offset) noexcept {
     switch (offset) {
         case kData:
             return divisor_latched() ? u8(divisor_) : pop();
@@ -157,7 +157,7 @@ std::uint8_t Serial::read_register(std::uint64_t offset) noexcept {
     }
 }
 
-bool Serial::write_register(std::uint64_t offset, std::uint8_t value) noexcept {
+[[gnu::hot]] bool Serial::write_register(std::uint64_t offset, std::uint8_t value) noexcept {
     switch (offset) {
         case kData:
             if (!divisor_latched()) {
@@ -193,7 +193,7 @@ bool Serial::write_register(std::uint64_t offset, std::uint8_t value) noexcept {
     return false;
 }
 
-DeviceOutcome Serial::read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept {
+[[gnu::hot]] DeviceOutcome Serial::read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept {
     std::ranges::fill(out, offset < kWindowEnd ? std::uint8_t{0} : std::uint8_t{0xFF});
     if (out.empty() || guard_.inherited()) {
         return DeviceOutcome::done;
@@ -206,7 +206,7 @@ DeviceOutcome Serial::read(std::uint64_t offset, std::span<std::uint8_t> out) no
     return pin_.deliver();
 }
 
-DeviceOutcome Serial::write(std::uint64_t offset, std::span<const std::uint8_t> data) noexcept {
+[[gnu::hot]] DeviceOutcome Serial::write(std::uint64_t offset, std::span<const std::uint8_t> data) noexcept {
     if (data.empty() || guard_.inherited()) {
         return DeviceOutcome::done;
     }

@@ -24,6 +24,7 @@ inline constexpr std::uint32_t kKvmExitSystemEvent = 24;
 inline constexpr std::uint32_t kKvmExitHyperv = 27;
 inline constexpr std::uint32_t kKvmExitX86Rdmsr = 29;
 inline constexpr std::uint32_t kKvmExitX86Wrmsr = 30;
+inline constexpr std::uint32_t kKvmExitDirtyRingFull = 31;
 inline constexpr std::uint32_t kKvmExitMemoryFault = 39;  // Linux 6.8
 inline constexpr std::uint32_t kKvmExitLast = 43;         // SNP_REQ_CERTS
 
@@ -183,7 +184,8 @@ inline constexpr unsigned long kKvmSetXsave = _IOC(_IOC_WRITE, 0xAEU, 0xA5U, 409
 inline constexpr std::size_t kKvmXsaveBytes = 4096;  // at least; KVM_CAP_XSAVE2 may say more
 inline constexpr unsigned long kKvmGetXsave2 = _IOC(_IOC_READ, 0xAEU, 0xCFU, 4096U);  // Linux 5.17
 
-// Capabilities newer than the headers of Debian 12.
+// Capabilities newer than the headers of Debian 12, or of some.
+inline constexpr int kKvmCapDirtyLogRingAcqRel = 223;  // Linux 6.1
 inline constexpr int kKvmCapMemoryFaultInfo = 232;
 inline constexpr int kKvmCapMemoryAttributes = 233;
 inline constexpr int kKvmCapGuestMemfd = 234;

@@ -17,10 +17,17 @@ struct MemorySlot {
     bool log_dirty_pages = false;  // see dirty_log
 };
 
+struct GuestRange {
+    std::uint64_t guest_address = 0;
+    std::uint64_t size_bytes = 0;
+};
+
 // The slots of one VM by number, which its vCPUs share: an exit without an address is explained by them.
 struct MemorySlots {
     std::mutex mutex;
     std::map<std::uint32_t, MemorySlot> by_number;
+    bool keep_removed = false;
+    std::vector<GuestRange> removed;  // slots that logged dirty pages
 
     [[nodiscard]] std::vector<MemorySlot> list() {
         const std::lock_guard lock(mutex);

@@ -2,6 +2,7 @@
 
 #include <linux/kvm.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,8 @@
 #include "base/fork_guard.hpp"
 #include "base/mapping.hpp"
 #include "base/unique_fd.hpp"
+#include "kernel/kvm.hpp"
+#include "kvm/dirty_ring.hpp"
 #include "kvm/memory_slots.hpp"
 
 namespace vmthaw {
@@ -29,25 +32,37 @@ public:
          std::shared_ptr<MemorySlots> slots = std::make_shared<MemorySlots>());
 
     [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-    // KVM_RUN, once. EINTR and EAGAIN mean "again"; after an error the mapping's exit reason is an old one, unless it
-    // is MEMORY_FAULT (decode_exit knows).
+    // KVM_RUN, once (and again when a full dirty ring was emptied). EINTR and EAGAIN mean "again"; after an error the
+    // mapping's exit reason is an old one, unless it is MEMORY_FAULT (decode_exit knows).
     [[nodiscard]] RunResult run() noexcept;
-    // How often run() was called: tells whether the mapping still holds an exit. The running thread's.
-    [[nodiscard]] std::uint64_t runs() const noexcept { return runs_; }
+    // The KVM_RUNs so far, drains too: says which of them the mapping's exit is of. Any thread may ask whether the vCPU
+    // has run on since; that it does not do so right afterwards is the caller's business.
+    [[nodiscard]] std::uint64_t runs() const noexcept { return std::atomic_ref(runs_).load(std::memory_order_relaxed); }
     // While true, run() comes back with EINTR as soon as the guest would go on. Any thread, also a signal handler.
-    void set_immediate_exit(bool value) noexcept;
-    [[nodiscard]] bool immediate_exit() const noexcept;
+    void set_immediate_exit(bool value) noexcept {
+        immediate_exit_byte().store(value ? 1 : 0, std::memory_order_release);
+    }
+    [[nodiscard]] bool immediate_exit() const noexcept {
+        return immediate_exit_byte().load(std::memory_order_acquire) != 0;
+    }
     // The whole mapping, as decode_exit takes it; changes with every run().
     [[nodiscard]] std::span<std::byte> run_bytes() const noexcept { return mapping_.bytes(); }
     // Completes a pending I/O or MMIO instruction without running on: afterwards the registers are true. One that comes
     // out again (it stores more than an exit carries) waits for its next answer: the next run() gives that exit. Gives
     // 0, or the errno of a KVM_RUN that failed (EINTR is the good answer).
     [[nodiscard]] int drain() noexcept;
+    // After a drain: the instruction came out again, and the registers are those within it.
+    [[nodiscard]] bool has_next_exit() const noexcept { return has_next_exit_; }
     // The last exit was SHUTDOWN: a back end may have reset the registers since (kvm_amd does), so a capture tells
     // nothing of where the guest was.
     [[nodiscard]] bool has_shut_down() const noexcept { return has_shut_down_; }
     // The slots of its VM, now. Any thread.
     [[nodiscard]] std::vector<MemorySlot> memory_slots() const;
+    // Pages that the guest wrote, where the VM has dirty rings; else null. While the reader is set, run() has it empty
+    // a ring that is full, and goes on. Not while the vCPU runs.
+    void map_dirty_ring(std::uint32_t entries) { dirty_ring_ = std::make_unique<DirtyRing>(fd_.get(), entries); }
+    [[nodiscard]] DirtyRing* dirty_ring() const noexcept { return dirty_ring_.get(); }
+    void set_dirty_ring_reader(DirtyRingReader* reader) noexcept { dirty_ring_reader_ = reader; }
     // Throws ForkedError in a forked child, where the mapping is still the parent's.
     void check_process() const { guard_.check("Vcpu"); }
 
@@ -80,6 +95,9 @@ public:
     void set_xcrs(const kvm_xcrs& xcrs) const;
     [[nodiscard]] kvm_debugregs debugregs() const;
     void set_debugregs(const kvm_debugregs& registers) const;
+    // Of the interrupt controller in the kernel; SystemError (EINVAL) without one.
+    [[nodiscard]] kvm_lapic_state lapic() const;
+    void set_lapic(const kvm_lapic_state& state) const;
     [[nodiscard]] kvm_vcpu_events vcpu_events() const;
     void set_vcpu_events(const kvm_vcpu_events& events) const;
     // Reads what can be read of `indices`: a register that the kernel lists but this vCPU lacks is left out.
@@ -95,6 +113,10 @@ public:
 #endif
 
 private:
+    // The kernel reads this byte on entry; other threads and signal handlers write it.
+    [[nodiscard]] std::atomic_ref<std::uint8_t> immediate_exit_byte() const noexcept {
+        return std::atomic_ref(*reinterpret_cast<std::uint8_t*>(mapping_.data() + kKvmRunImmediateExit));
+    }
     void get(unsigned long request, void* out, const char* operation) const;
     void set(unsigned long request, const void* value, const char* operation) const;
 
@@ -103,9 +125,11 @@ private:
     Mapping mapping_;
     std::size_t xsave_bytes_ = 0;
     std::shared_ptr<MemorySlots> slots_;
-    std::uint64_t runs_ = 0;
+    mutable std::uint64_t runs_ = 0;  // through atomic_ref alone: a std::atomic could not be moved
     bool has_shut_down_ = false;
     bool has_next_exit_ = false;  // the mapping holds one that run() has not given
+    std::unique_ptr<DirtyRing> dirty_ring_;
+    DirtyRingReader* dirty_ring_reader_ = nullptr;
 };
 
 }  // namespace vmthaw

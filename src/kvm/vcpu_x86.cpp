@@ -64,6 +64,13 @@ void Vcpu::set_debugregs(const kvm_debugregs& registers) const {
     set(KVM_SET_DEBUGREGS, &registers, "KVM_SET_DEBUGREGS");
 }
 
+kvm_lapic_state Vcpu::lapic() const {
+    kvm_lapic_state state{};
+    get(KVM_GET_LAPIC, &state, "KVM_GET_LAPIC");
+    return state;
+}
+void Vcpu::set_lapic(const kvm_lapic_state& state) const { set(KVM_SET_LAPIC, &state, "KVM_SET_LAPIC"); }
+
 kvm_vcpu_events Vcpu::vcpu_events() const {
     kvm_vcpu_events events{};
     get(KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS");

@@ -174,7 +174,7 @@ FullRegisters full_registers_of(const VcpuState& state) {
 
 FullRegisters capture_full(const Kvm& kvm, Vcpu& vcpu) {
     const bool after_shutdown = vcpu.has_shut_down();
-    FullRegisters all = full_registers_of(capture_vcpu(kvm, vcpu));
+    FullRegisters all = full_registers_of(capture_vcpu(kvm, vcpu, false));
     all.after_shutdown = after_shutdown;
     return all;
 }

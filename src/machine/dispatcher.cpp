@@ -15,7 +15,7 @@ constexpr std::size_t kMmioData = kKvmRunPayload + offsetof(KvmRunMmio, data);
 }  // namespace
 
 Dispatcher::Dispatcher(ExitProfile profile, std::shared_ptr<Buses> buses)
-    : profile_(profile), buses_(std::move(buses)) {
+    : profile_(profile), arch_(buses ? buses->arch() : kHostArch), buses_(std::move(buses)) {
     if (!buses_) {
         throw ArgumentError("a dispatcher needs buses");
     }
@@ -23,11 +23,13 @@ Dispatcher::Dispatcher(ExitProfile profile, std::shared_ptr<Buses> buses)
 }
 
 // The lenient profile asks where an access begins, the strict one that all of it is inside.
-const BusWindow* Dispatcher::find(const Bus& bus, std::uint64_t address, std::uint64_t size) const noexcept {
+[[gnu::hot]] const BusWindow* Dispatcher::find(const Bus& bus, std::uint64_t address,
+                                               std::uint64_t size) const noexcept {
     return profile_ == ExitProfile::lenient ? bus.find(address) : bus.find(address, size);
 }
 
-const BusWindow* Dispatcher::port_element(const IoExit& io, const BusWindow* window, Bytes element) const noexcept {
+[[gnu::hot]] const BusWindow* Dispatcher::port_element(const IoExit& io, const BusWindow* window,
+                                                       Bytes element) const noexcept {
     if (!io.is_write && profile_ == ExitProfile::strict) {
         std::ranges::fill(element, std::uint8_t{0xFF});  // a bus that nobody drives
     }
@@ -41,7 +43,7 @@ const BusWindow* Dispatcher::port_element(const IoExit& io, const BusWindow* win
     return outcome == DeviceOutcome::failed ? window : nullptr;
 }
 
-const BusWindow* Dispatcher::port_access(const IoExit& io, Bytes data, bool is_reset) const noexcept {
+[[gnu::hot]] const BusWindow* Dispatcher::port_access(const IoExit& io, Bytes data, bool is_reset) const noexcept {
     const BusWindow* const window = find(buses_->ports(), io.port, io.size_bytes);
     const std::uint32_t count = profile_ == ExitProfile::strict ? io.count : 1;
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -56,7 +58,8 @@ const BusWindow* Dispatcher::port_access(const IoExit& io, Bytes data, bool is_r
     return nullptr;
 }
 
-const BusWindow* Dispatcher::mmio_access(const MmioExit& mmio, std::span<std::byte> run_bytes) const noexcept {
+[[gnu::hot]] const BusWindow* Dispatcher::mmio_access(const MmioExit& mmio,
+                                                      std::span<std::byte> run_bytes) const noexcept {
     const std::size_t size = std::min<std::size_t>(mmio.size_bytes, mmio.data.size());
     if (size == 0) {
         return nullptr;
@@ -81,34 +84,39 @@ const BusWindow* Dispatcher::mmio_access(const MmioExit& mmio, std::span<std::by
     return outcome == DeviceOutcome::failed ? window : nullptr;
 }
 
-ExitAction Dispatcher::handle(const Exit& exit, std::span<std::byte> run_bytes,
-                              const BusWindow** failed) const noexcept {
+[[gnu::hot]] ExitAction Dispatcher::handle(const Exit& exit, std::span<std::byte> run_bytes,
+                                           const BusWindow** failed) const noexcept {
     if (failed != nullptr) {
         *failed = nullptr;
     }
     const auto io_data = io_data_of(exit, run_bytes);
-    const ExitAction action = exit_action(profile_, buses_->arch(), exit, io_data);
+    ExitAction action = exit_action(profile_, arch_, exit, io_data);
     if (action.kind != ExitActionKind::continue_ && action.kind != ExitActionKind::shutdown) {
         return action;
     }
     const BusWindow* broken = nullptr;
     if (const auto* io = std::get_if<IoExit>(&exit.payload)) {
         if (io_data.empty()) {
-            return {ExitActionKind::fatal, exit.reason};
+            action = {ExitActionKind::fatal, exit.reason};
+            return action;
         }
         // JUSTIFICATION: the kernel gives the elements as bytes, and they lie in a mapping of ours.
         auto* const data = reinterpret_cast<std::uint8_t*>(run_bytes.data() + io->data_offset);
         broken = port_access(*io, {data, io_data.size()}, action.kind == ExitActionKind::shutdown);
     } else if (const auto* mmio = std::get_if<MmioExit>(&exit.payload)) {
         if (run_bytes.size() < kMmioData + sizeof(KvmRunMmio::data)) {
-            return {ExitActionKind::fatal, exit.reason};
+            action = {ExitActionKind::fatal, exit.reason};
+            return action;
         }
         broken = mmio_access(*mmio, run_bytes);
     }
     if (failed != nullptr) {
         *failed = broken;
     }
-    return broken != nullptr ? ExitAction{ExitActionKind::fatal, {}} : action;
+    if (broken != nullptr) {
+        action = {ExitActionKind::fatal, {}};
+    }
+    return action;  // in place, always: a copy would wait for its parts to be stored
 }
 
 }  // namespace vmthaw

@@ -25,6 +25,7 @@ public:
                                     const BusWindow** failed = nullptr) const noexcept;
 
     [[nodiscard]] ExitProfile profile() const noexcept { return profile_; }
+    [[nodiscard]] GuestArch arch() const noexcept { return arch_; }
     [[nodiscard]] const std::shared_ptr<Buses>& buses() const noexcept { return buses_; }
 
 private:
@@ -38,6 +39,7 @@ private:
     [[nodiscard]] const BusWindow* mmio_access(const MmioExit& mmio, std::span<std::byte> run_bytes) const noexcept;
 
     ExitProfile profile_;
+    GuestArch arch_;  // the buses'; beside the profile, for what each exit asks for
     std::shared_ptr<Buses> buses_;
 };
 

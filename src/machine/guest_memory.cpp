@@ -10,13 +10,13 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 #include "base/unique_fd.hpp"
 #include "machine/payload/mailbox.hpp"
 
 namespace vmthaw {
 namespace {
 
-constexpr std::uint64_t kPageBytes = payload::kPageBytes;
 constexpr std::uint64_t kAlignment = 2U << 20U;  // for huge pages
 constexpr std::uint64_t kSmallest = 2U << 20U;
 constexpr std::uint64_t kLargest = std::uint64_t{64} << 30U;
@@ -62,7 +62,10 @@ Mapping map_region(std::uint64_t size, int flags, int fd, std::uint64_t offset) 
 
 }  // namespace
 
-GuestMemory::GuestMemory(std::uint64_t size_bytes) : size_bytes_(size_bytes), regions_(layout(size_bytes)) {}
+GuestMemory::GuestMemory(std::uint64_t size_bytes)
+    : size_bytes_(size_bytes),
+      regions_(layout(size_bytes)),
+      written_(std::make_unique<WrittenPages>(size_bytes / kPageBytes)) {}
 
 std::vector<GuestRegion> GuestMemory::layout(std::uint64_t size_bytes, GuestArch arch) {
     if (size_bytes % kPageBytes != 0 || size_bytes < kSmallest || size_bytes > kLargest) {
@@ -151,6 +154,28 @@ void GuestMemory::read(std::uint64_t guest_address, std::span<std::byte> out) co
 
 void GuestMemory::write(std::uint64_t guest_address, std::span<const std::byte> bytes) const {
     std::memcpy(at(guest_address, bytes.size()).data(), bytes.data(), bytes.size());
+    mark_written(guest_address, bytes.size());
+}
+
+void GuestMemory::mark_written(std::uint64_t guest_address, std::uint64_t size_bytes) const {
+    (void)at(guest_address, size_bytes);
+    mark(guest_address, size_bytes);
+}
+
+void GuestMemory::mark(std::uint64_t guest_address, std::uint64_t size_bytes) const noexcept {
+    const auto page = page_of(guest_address);
+    if (page && size_bytes > 0) {
+        written_->mark(*page, (guest_address % kPageBytes + size_bytes + kPageBytes - 1) / kPageBytes);
+    }
+}
+
+std::optional<std::uint64_t> GuestMemory::page_of(std::uint64_t guest_address) const noexcept {
+    for (const GuestRegion& region : regions_) {
+        if (guest_address >= region.guest_address && guest_address - region.guest_address < region.size_bytes) {
+            return (region.file_offset + (guest_address - region.guest_address)) / kPageBytes;
+        }
+    }
+    return std::nullopt;
 }
 
 bool GuestMemory::store(std::uint64_t guest_address, std::span<const std::uint8_t> bytes) const noexcept {
@@ -168,6 +193,7 @@ bool GuestMemory::store(std::uint64_t guest_address, std::span<const std::uint8_
     } else {
         std::memcpy(host, bytes.data(), bytes.size());
     }
+    mark(guest_address, bytes.size());
     return true;
 }
 

@@ -3,11 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/mapping.hpp"
+#include "machine/written_pages.hpp"
 #include "vcpu/exit.hpp"
 
 namespace vmthaw {
@@ -40,7 +42,7 @@ public:
 
     [[nodiscard]] std::uint64_t size_bytes() const noexcept { return size_bytes_; }
     [[nodiscard]] const std::vector<GuestRegion>& regions() const noexcept { return regions_; }
-    // The host's view of a range that lies within one region. Throws ArgumentError.
+    // The host's view of a range that lies within one region. Throws ArgumentError. See mark_written().
     [[nodiscard]] std::span<std::byte> at(std::uint64_t guest_address, std::uint64_t size_bytes) const;
     // Copies; a range may not cross the gap. A missing page blocks until it is served. Throw ArgumentError.
     void read(std::uint64_t guest_address, std::span<std::byte> out) const;
@@ -48,15 +50,23 @@ public:
     // A store of the guest's own that the host makes in its stead: what is aligned arrives in one piece, as other vCPUs
     // would see it. False outside the regions.
     [[nodiscard]] bool store(std::uint64_t guest_address, std::span<const std::uint8_t> bytes) const noexcept;
+    // Tells of bytes that somebody wrote through at() or the mapping itself, afterwards: a diff snapshot must have
+    // them.
+    void mark_written(std::uint64_t guest_address, std::uint64_t size_bytes) const;
+    [[nodiscard]] WrittenPages& written() const noexcept { return *written_; }
+    // The page's number in a memory file; nothing outside the memory.
+    [[nodiscard]] std::optional<std::uint64_t> page_of(std::uint64_t guest_address) const noexcept;
 
 private:
     explicit GuestMemory(std::uint64_t size_bytes);
     // Null for a range that does not lie within one region.
     [[nodiscard]] std::byte* find(std::uint64_t guest_address, std::uint64_t size_bytes) const noexcept;
+    void mark(std::uint64_t guest_address, std::uint64_t size_bytes) const noexcept;  // of a range within one region
 
     std::uint64_t size_bytes_ = 0;
     std::vector<GuestRegion> regions_;
     std::vector<Mapping> mappings_;
+    std::unique_ptr<WrittenPages> written_;
     std::shared_ptr<void> owner_;
 };
 

@@ -29,18 +29,30 @@ Machine::Hold::Hold(Machine& machine) : machine_(machine) {
 
 Machine::Hold::~Hold() { machine_.in_use_.store(false, std::memory_order_release); }
 
-Machine::Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus)
+Machine::Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus, MachineOptions options)
     : memory_(std::move(memory)), vm_(kvm_.create_vm()) {
     if (vcpus == 0 || vcpus > kMostVcpus) {
         throw ArgumentError("a machine has 1 to " + std::to_string(kMostVcpus) + " vCPUs, not " +
                             std::to_string(vcpus));
     }
+    if (options.irqchip) {
+        vm_.create_irqchip();
+#if defined(__x86_64__)
+        vm_.create_pit();
+#endif
+        has_irqchip_ = true;
+    }
+    if (options.dirty_ring_entries > 0) {
+        vm_.enable_dirty_ring(options.dirty_ring_entries);
+    }
+    dirty_ = std::make_unique<DirtyTracker>(vm_, *memory_, options.dirty_ring_entries > 0);
     std::uint32_t slot = 0;
     for (const GuestRegion& region : memory_->regions()) {
         vm_.set_memory_slot({slot++, region.guest_address, region.host_address(), region.size_bytes, false, false});
     }
     for (std::uint32_t index = 0; index < vcpus; ++index) {
         vcpus_.push_back(std::make_unique<Vcpu>(vm_.create_vcpu(index)));
+        dirty_->add_vcpu(*vcpus_.back());
     }
 }
 
@@ -101,6 +113,7 @@ void Machine::start_command(const payload::Command& command) {
     auto* const mailbox = reinterpret_cast<payload::Mailbox*>(bytes.data());
     mailbox->command = command;
     mailbox->sequence = ++sequence_;
+    memory_->mark_written(payload::kMailboxAddress, sizeof(payload::Mailbox));
     busy_ = true;
 }
 
@@ -135,27 +148,58 @@ FullRegisters Machine::capture_full(const Hold& /*hold*/, std::size_t index) {
     return vmthaw::capture_full(kvm_, target);
 }
 
-std::vector<VcpuState> Machine::capture_vcpus(const Hold& /*hold*/) {
-    std::vector<VcpuState> states;
-    for (const auto& vcpu : vcpus_) {
-        states.push_back(capture_vcpu(kvm_, *vcpu));
+MachineState Machine::capture(const Hold& /*hold*/) {
+    MachineState state;
+    for (std::size_t index = 0; index < vcpus_.size(); ++index) {
+        state.vcpus.push_back(capture_vcpu(kvm_, *vcpus_[index], has_irqchip_));
+        if (vcpus_[index]->has_next_exit()) {
+            throw StateError("vCPU " + std::to_string(index) +
+                             " is within an instruction that goes to a device in several parts, which no state has: "
+                             "run it to its next exit, then save it");
+        }
     }
-    return states;
+    state.vm = capture_vm(vm_, has_irqchip_);
+    state.memory_bytes = memory_->size_bytes();
+    state.has_payload = loaded_;
+    state.busy = busy_;
+    state.sequence = sequence_;
+    return state;
 }
 
-void Machine::restore_vcpus(const std::vector<VcpuState>& states, bool busy, std::uint64_t sequence) {
+void Machine::restore(const MachineState& state) {
     const Hold hold(*this);
-    if (states.size() != vcpus_.size()) {
-        throw ArgumentError("the state has " + std::to_string(states.size()) + " vCPUs; this machine has " +
+    if (state.vcpus.size() != vcpus_.size()) {
+        throw ArgumentError("the state has " + std::to_string(state.vcpus.size()) + " vCPUs; this machine has " +
                             std::to_string(vcpus_.size()));
     }
-    for (std::size_t i = 0; i < states.size(); ++i) {
-        restore_vcpu(*vcpus_[i], states[i]);
+    if (state.vm.has_irqchip() != has_irqchip_) {
+        throw ArgumentError(has_irqchip_ ? "the state has no interrupt controller; this machine has one"
+                                         : "the state has an interrupt controller; this machine has none");
     }
-    loaded_ = true;
-    busy_ = busy;
+    for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
+        restore_vcpu(*vcpus_[i], state.vcpus[i]);
+    }
+    restore_vm(vm_, state.vm);
+    loaded_ = state.has_payload;
+    busy_ = state.busy;
     stopped_ = false;
-    sequence_ = sequence;
+    sequence_ = state.sequence;
+}
+
+std::optional<SnapshotBase> Machine::base() const {
+    const std::lock_guard lock(base_mutex_);
+    return base_;
+}
+
+void Machine::set_base(SnapshotBase base) {
+    const std::lock_guard lock(base_mutex_);
+    base_ = std::move(base);
+}
+
+void Machine::begin_saving() {
+    if (saving_.exchange(true)) {
+        throw StateError("another thread runs or saves this machine");
+    }
 }
 
 }  // namespace vmthaw

@@ -3,26 +3,33 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "kvm/kvm.hpp"
 #include "kvm/vm.hpp"
+#include "machine/dirty_tracker.hpp"
 #include "machine/guest_memory.hpp"
 #include "machine/payload/mailbox.hpp"
-#include "machine/vcpu_state.hpp"
+#include "machine/snapshot/machine_state.hpp"
 #include "vcpu/exit.hpp"
 #include "vcpu/full_registers.hpp"
 
 namespace vmthaw {
+
+struct MachineOptions {
+    bool irqchip = false;                  // interrupt controllers and the interval timer in the kernel
+    std::uint32_t dirty_ring_entries = 0;  // of each vCPU: the guest's writes are known by rings; 0: by the dirty log
+};
 
 // A guest: memory, its slots and its vCPUs, and the protocol of the payload, which runs on a single vCPU. One thread at
 // a time may run or save it (a second gets StateError); memory() is anybody's. Throws SystemError, ArgumentError,
 // StateError.
 class Machine {
 public:
-    // Fresh vCPUs; load_payload() or restore_vcpus() comes next.
-    explicit Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus = 1);
+    // Fresh vCPUs; load_payload() or restore() comes next.
+    explicit Machine(std::shared_ptr<GuestMemory> memory, std::uint32_t vcpus = 1, MachineOptions options = {});
     ~Machine();
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
@@ -49,16 +56,31 @@ public:
     class Hold;
     // Everything that a vCPU holds. The holder sees to it that it does not run: it is frozen, or nobody runs it.
     [[nodiscard]] FullRegisters capture_full(const Hold& hold, std::size_t index);
-    [[nodiscard]] std::vector<VcpuState> capture_vcpus(const Hold& hold);
-    // `busy`: the saved guest was at a command, whose sequence number it has.
-    void restore_vcpus(const std::vector<VcpuState>& states, bool busy, std::uint64_t sequence);
-    [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+    // Everything but the memory, who it is and what it lies over. As capture_full(); instructions that are under way
+    // are completed, which may write memory; StateError for one that needs another exit first.
+    [[nodiscard]] MachineState capture(const Hold& hold);
+    // Of a machine with as many vCPUs and an irqchip where the state has one.
+    void restore(const MachineState& state);
+
+    // What the guest and the host wrote, for diffs.
+    [[nodiscard]] DirtyTracker& dirty() noexcept { return *dirty_; }
+    // The snapshot since which dirty() tells, if there is one.
+    [[nodiscard]] std::optional<SnapshotBase> base() const;
+    void set_base(SnapshotBase base);
+    // One at a time saves: what it took from dirty() is in no other snapshot. StateError.
+    void begin_saving();
+    void end_saving() noexcept { saving_.store(false); }
 
 private:
     Kvm kvm_;
     std::shared_ptr<GuestMemory> memory_;
     Vm vm_;
     std::vector<std::unique_ptr<Vcpu>> vcpus_;
+    bool has_irqchip_ = false;
+    std::unique_ptr<DirtyTracker> dirty_;
+    mutable std::mutex base_mutex_;
+    std::optional<SnapshotBase> base_;
+    std::atomic<bool> saving_{false};
     std::atomic<bool> in_use_{false};
     bool loaded_ = false;
     std::atomic<bool> busy_{false};

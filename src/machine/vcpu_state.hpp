@@ -20,10 +20,11 @@ enum class VcpuPart : std::uint32_t {
     xsave,
     xcrs,
     debugregs,
+    lapic,  // empty without an interrupt controller in the kernel; before msrs, which hold its deadline
     msrs,
     vcpu_events,
 };
-inline constexpr std::size_t kVcpuParts = 10;
+inline constexpr std::size_t kVcpuParts = 11;
 
 [[nodiscard]] const char* vcpu_part_name(VcpuPart part) noexcept;
 // Whether a part may have that many bytes: the kernel's structure, or entries of it up to a limit.
@@ -41,7 +42,7 @@ struct VcpuState {
 };
 
 // Drains the vCPU, so that the registers are true, and reads everything. Not while it runs. Throw SystemError.
-[[nodiscard]] VcpuState capture_vcpu(const Kvm& kvm, Vcpu& vcpu);
+[[nodiscard]] VcpuState capture_vcpu(const Kvm& kvm, Vcpu& vcpu, bool has_irqchip);
 void restore_vcpu(Vcpu& vcpu, const VcpuState& state);
 
 }  // namespace vmthaw

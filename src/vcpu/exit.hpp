@@ -106,7 +106,11 @@ struct FieldsExit {  // numbers by name, at their places in the first bytes of s
     std::array<std::byte, kKvmRunPayload + kKvmRunPayloadBytes> bytes;
     [[nodiscard]] std::uint64_t value(const ExitField& field, std::size_t index = 0) const noexcept;
 };
-struct PlainExit {};  // HLT, SHUTDOWN, ...: nothing beside the reason
+struct PlainExit {  // HLT, SHUTDOWN, ...: nothing beside the reason
+    // Not defaulted: it would be a constant expression, and an Exit be filled with a constant's zeros, its largest
+    // payload's hundreds of bytes, before anything is decoded into it.
+    PlainExit() noexcept {}  // NOLINT(modernize-use-equals-default)
+};
 struct UnknownExit {  // a number beyond what is known: the payload as it came
     std::array<std::byte, kKvmRunPayloadBytes> bytes{};
 };

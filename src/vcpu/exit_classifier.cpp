@@ -66,24 +66,25 @@ ExitAction other_action(ExitProfile profile, const Exit& exit) noexcept {
 
 }  // namespace
 
-ExitAction exit_action(ExitProfile profile, GuestArch arch, const Exit& exit,
-                       std::span<const std::byte> io_data) noexcept {
+[[gnu::hot]] ExitAction exit_action(ExitProfile profile, GuestArch arch, const Exit& exit,
+                                    std::span<const std::byte> io_data) noexcept {
     if (std::holds_alternative<MalformedExit>(exit.payload)) {
         return exit.has_reason ? fatal(exit.reason) : ExitAction{ExitActionKind::fatal, {}};
     }
     if (exit.result < 0) {
         return error_action(profile, exit);
     }
-    switch (exit.reason) {
-        case kKvmExitIo: {
-            const auto* io = std::get_if<IoExit>(&exit.payload);
-            if (arch != GuestArch::x86_64 || io == nullptr) {
-                return kNone;
-            }
-            return is_i8042_reset(profile, *io, io_data) ? kShutdown : kContinue;
+    if (exit.reason == kKvmExitIo) {  // before the others, as decode_exit() does
+        const auto* io = std::get_if<IoExit>(&exit.payload);
+        if (arch != GuestArch::x86_64 || io == nullptr) {
+            return kNone;
         }
-        case kKvmExitMmio:
-            return kContinue;
+        return is_i8042_reset(profile, *io, io_data) ? kShutdown : kContinue;
+    }
+    if (exit.reason == kKvmExitMmio) {
+        return kContinue;
+    }
+    switch (exit.reason) {
         case kKvmExitShutdown:
             return kShutdown;
         case kKvmExitSystemEvent: {
@@ -104,7 +105,7 @@ ExitAction exit_action(ExitProfile profile, GuestArch arch, const Exit& exit,
     }
 }
 
-std::span<const std::byte> io_data_of(const Exit& exit, std::span<const std::byte> run_bytes) noexcept {
+[[gnu::hot]] std::span<const std::byte> io_data_of(const Exit& exit, std::span<const std::byte> run_bytes) noexcept {
     const auto* io = std::get_if<IoExit>(&exit.payload);
     if (io == nullptr || io->data_offset > run_bytes.size() || io->data_bytes() > run_bytes.size() - io->data_offset) {
         return {};
@@ -112,10 +113,15 @@ std::span<const std::byte> io_data_of(const Exit& exit, std::span<const std::byt
     return run_bytes.subspan(io->data_offset, io->data_bytes());
 }
 
-Exit classify_exit(ExitProfile profile, GuestArch arch, int result, int errno_value,
-                   std::span<const std::byte> run_bytes) noexcept {
+[[gnu::hot]] Exit classify_exit(ExitProfile profile, GuestArch arch, int result, int errno_value,
+                                std::span<const std::byte> run_bytes) noexcept {
     Exit exit = decode_exit(arch, result, errno_value, run_bytes);
-    exit.action = exit_action(profile, arch, exit, io_data_of(exit, run_bytes));
+    const ExitAction action = exit_action(profile, arch, exit, io_data_of(exit, run_bytes));
+    // By parts: loaded as a whole right after its parts were stored, the load would wait for the stores to retire.
+    exit.action.kind = action.kind;
+    if (action.reason) {
+        exit.action.reason = *action.reason;
+    }
     return exit;
 }
 

@@ -21,7 +21,8 @@ TIMEOUT = 300.0
 @dataclass(frozen=True)
 class Sample:
     """One run of a case. ``seconds`` of touching, ``touched`` pages, handler CPU, percentiles of single touches that
-    faulted or not, and from our server what it installed (and wasted: installed, never touched)."""
+    faulted or not, and from our server what it installed (and wasted: installed, never touched). ``baseline_seconds``:
+    what the same took by what this case takes turns with, where the two must be closer together than two cases are."""
 
     seconds: float
     touched: int
@@ -33,6 +34,7 @@ class Sample:
     wasted: int | None = None
     bytes_read: int | None = None
     faults: int | None = None
+    baseline_seconds: float | None = None
 
     @property
     def us_per_page(self) -> float:

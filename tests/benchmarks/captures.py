@@ -1,22 +1,17 @@
 """What capture_registers costs from C++, as a ratio to a drain and the two ioctls by hand on the same vCPU.
 
-`python -m tests.benchmarks.captures` prints both and the ratio; the goal is at most 1.05. The two take turns of ten, so
-that both see the same machine, and the medians over the turns are compared: other load disturbs the fewer of them. A
-vCPU that stands still is measured: what a capture costs does not depend on the guest.
+The two take turns of ten, so that both see the same machine, and the medians over the turns are compared: other load
+disturbs the fewer of them. A vCPU that stands still is measured: what a capture costs does not depend on the guest.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-
+from tests.benchmarks.bench import Bench, Case, Sample
 from vmthaw import _core
 from vmthaw.kvm import GuestMemory, Kvm
 
-GOAL = 1.05
 _TURNS = 2000
 _CAPTURES_IN_A_TURN = 10
-_REPEATS = 7
 
 
 def measure(turns: int) -> tuple[int, int]:
@@ -29,24 +24,12 @@ def measure(turns: int) -> tuple[int, int]:
     return _core.measure_captures(vcpu, turns)
 
 
-def main() -> None:
-    """Prints one line of JSON: microseconds each, and the median of the rounds' ratios."""
-    samples = [measure(_TURNS) for _ in range(_REPEATS)]
-    ratio = statistics.median(ours / by_hand for ours, by_hand in samples)
-    ours_us, by_hand_us = (statistics.median(pair[i] for pair in samples) / _CAPTURES_IN_A_TURN / 1000 for i in (0, 1))
-    print(
-        json.dumps(
-            {
-                "case": "capture_registers",
-                "us": round(ours_us, 3),
-                "by_hand_us": round(by_hand_us, 3),
-                "ratio": round(ratio, 4),
-                "goal": GOAL,
-                "passed": ratio <= GOAL,
-            }
-        )
-    )
+def captures(_: Bench) -> Sample:
+    """`touched` are captures, so "us/page" is what one of them takes."""
+    ours_ns, by_hand_ns = measure(_TURNS)
+    return Sample(ours_ns / 1e9, _CAPTURES_IN_A_TURN, baseline_seconds=by_hand_ns / 1e9)
 
 
-if __name__ == "__main__":
-    main()
+def capture_cases() -> list[Case]:
+    """The column of ratios is to the ioctls that take turns."""
+    return [Case("capture/registers", captures, "capture_registers from C++, in turns with a drain and two ioctls")]

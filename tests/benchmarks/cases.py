@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.bench import TIMEOUT, Bench, Case, Sample, percentiles, touch, with_counters
+from tests.benchmarks.captures import capture_cases
 from tests.benchmarks.exit_cases import exit_cases
+from tests.benchmarks.exit_guest import why_no_guest
+from tests.benchmarks.freeze_cases import freeze_cases
 from tests.benchmarks.guest_cases import guest_cases
 from tests.benchmarks.memory_files import PAGE
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
 from tests.benchmarks.restore_cases import restore_cases
+from tests.benchmarks.run_cases import run_cases
+from tests.benchmarks.snapshot_cases import snapshot_cases
 from tests.benchmarks.trace_cases import trace_cases
 from vmthaw.testing import FakeVmm, FakeVmmHost, TextbookServer
 
@@ -176,7 +181,8 @@ def all_cases() -> list[Case]:
         Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
-    return cases + restore_cases() + guest_cases() + trace_cases(ours) + exit_cases()
+    cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases()
+    return cases if why_no_guest() else cases + run_cases() + capture_cases() + freeze_cases() + snapshot_cases()
 
 
 def run_case(case: Case, bench: Bench) -> Sample:

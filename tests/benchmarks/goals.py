@@ -66,8 +66,20 @@ def _added_ns(ours: Sample, theirs: Sample) -> float:
     return 1000 * (ours.us_per_page - theirs.us_per_page)
 
 
+def _seconds(ours: Sample, theirs: Sample) -> float:
+    return ours.seconds / theirs.seconds
+
+
 def _ns(ours: Sample, _: Sample) -> float:
     return 1000 * ours.us_per_page
+
+
+def _in_turns(ours: Sample, _: Sample) -> float:
+    return ours.seconds / (ours.baseline_seconds or float("nan"))
+
+
+def _added_in_turns_us(ours: Sample, _: Sample) -> float:
+    return 1e6 * (ours.seconds - (ours.baseline_seconds or float("nan"))) / ours.touched
 
 
 GOALS = (
@@ -101,9 +113,19 @@ GOALS = (
          _added_ns, 250),
     Goal("trace-server", "tracing, random page by page: time / without", "trace/server", "trace/server-off", _time,
          1.05),
+    Goal("pause-diff", "a diff of 1 % of the pages: pause / that of a full snapshot", "pause/diff-1", "pause/full",
+         _seconds, 0.1),
     Goal("classify-port", "classify_exit of a port write from C++: ns", "exits/port", "exits/port", _ns, 50),
     Goal("classify-mmio", "the same of an MMIO read", "exits/mmio", "exits/mmio", _ns, 50),
     Goal("classify-port-python", "classify_exit of a port write from Python: ns", "exits/port-python",
          "exits/port-python", _ns, 1000),
     Goal("classify-mmio-python", "the same of an MMIO read", "exits/mmio-python", "exits/mmio-python", _ns, 1000),
+    Goal("run-port", "port I/O answered in C++: time / a plain C loop in turns", "run/port", "run/port", _in_turns,
+         1.03),
+    Goal("run-mmio", "the same of MMIO", "run/mmio", "run/mmio", _in_turns, 1.03),
+    Goal("run-port-function", "port I/O answered in Python: us added to an exit", "run/port-function",
+         "run/port-function", _added_in_turns_us, 5),
+    Goal("run-mmio-function", "the same of MMIO", "run/mmio-function", "run/mmio-function", _added_in_turns_us, 5),
+    Goal("capture", "capture_registers from C++: time / a drain and two ioctls in turns", "capture/registers",
+         "capture/registers", _in_turns, 1.05),
 )  # fmt: skip

@@ -62,7 +62,8 @@ def conditions_line(found: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A case with its medians; ``ratio`` to the free textbook loop of the same round and pattern, if there is one."""
+    """A case with its medians; ``ratio`` to what it took turns with, or to the free textbook loop of the same round and
+    pattern, if there is one."""
 
     case: Case
     samples: Sequence[Sample]
@@ -115,6 +116,7 @@ def make_rows(cases: Sequence[Case], samples: Mapping[str, Sequence[Sample]]) ->
     for case in cases:
         mine, base = samples.get(case.name, ()), samples.get(f"{case.group}/textbook", ())
         ratios = [a.us_per_page / b.us_per_page for a, b in zip(mine, base, strict=False)]
+        ratios += [sample.seconds / sample.baseline_seconds for sample in mine if sample.baseline_seconds]
         if mine:
             rows.append(Row(case, mine, median(ratios) if ratios else None))
     return rows

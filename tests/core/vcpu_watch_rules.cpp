@@ -67,6 +67,19 @@ TEST(VcpuWatchArming, OneCallArmsAllFourAndNoneFollowsUntilARequestChanges) {
     EXPECT_TRUE(watch.prepare(stores({kAt, kAt + 4, kAt + 8, kAt + 16}), false).has_value());
 }
 
+TEST(VcpuWatchArming, AStepThatIsAskedForArmsAgainThoughNoRequestChanged) {
+    for (const GuestArch arch : {GuestArch::x86_64, GuestArch::aarch64}) {
+        const WatchRequests requests = stores({kAt});
+        VcpuWatch watch = armed(arch, requests);
+        const auto stepping = watch.prepare(requests, true);
+        ASSERT_TRUE(stepping.has_value());
+        EXPECT_TRUE(stepping->single_step);
+        watch.note_result(0);
+        EXPECT_EQ(watch.prepare(requests, true), std::nullopt);
+        EXPECT_FALSE(rearm(watch, requests).single_step) << "the step is over, which arms again";
+    }
+}
+
 TEST(VcpuWatchArming, TheLastDisarmGivesTheRegistersBack) {
     VcpuWatch watch = armed_x86(stores({kAt}));
     EXPECT_TRUE(rearm(watch, {}).is_empty());

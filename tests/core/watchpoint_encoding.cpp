@@ -88,9 +88,15 @@ TEST(WatchpointEncoding, TheLayoutIsTheKernels) {
 }
 #endif
 
+TEST(WatchpointEncoding, ThereAreFourSlotsOfFourBytes) {
+    EXPECT_EQ(kWatchSlots, 4U);
+    EXPECT_EQ(kWatchBytes, 4U);
+}
+
 TEST(WatchpointEncoding, TheExceptionClassIsSixBitsFromBit26) {
     EXPECT_EQ(exception_class(0x34ULL << 26U | 0x3FFFFFFU), kEcWatchpoint);
     EXPECT_EQ(exception_class(0xFFFF'FFFFULL << 32U | 0x32ULL << 26U), kEcSoftStep);
+    EXPECT_EQ(exception_class(0x30ULL << 26U), kEcBreakpoint);
 }
 
 }  // namespace

@@ -218,6 +218,26 @@ TEST_F(WatchpointsRules, SlotZeroLatchesFromTheThresholdOnAndSeesWhatItsOwnStore
     EXPECT_TRUE(watchpoints_.hit(0));
 }
 
+TEST_F(WatchpointsRules, AGateIsANumberWithoutASign) {
+    WatchWish wish = write_to(0x40);
+    wish.gate = reinterpret_cast<const std::uint32_t*>(page_.data() + 0x40);
+    watchpoints_.set(0, wish);
+    (void)store(physical_ + 0x40, {0, 0, 0, 0x80}, watchpoints_);
+    EXPECT_TRUE(watchpoints_.hit(0));
+}
+
+TEST_F(WatchpointsRules, TheThresholdOfSlotZeroIs1024UnlessAnotherIsGiven) {
+    EXPECT_EQ(WatchOptions{}.gate_threshold, 1024U);
+    Watchpoints watchpoints(1, {.gate_threshold = 10}, memory_);
+    WatchWish wish = write_to(0x40);
+    wish.gate = reinterpret_cast<const std::uint32_t*>(page_.data() + 0x40);
+    watchpoints.set(0, wish);
+    (void)store(physical_ + 0x40, {9, 0, 0, 0}, watchpoints);
+    EXPECT_FALSE(watchpoints.hit(0));
+    (void)store(physical_ + 0x40, {10, 0, 0, 0}, watchpoints);
+    EXPECT_TRUE(watchpoints.hit(0));
+}
+
 TEST_F(WatchpointsRules, SlotZeroWithoutAGateNeverLatches) {
     watchpoints_.set(0, write_to(0x40));
     (void)store(physical_ + 0x40, {0xFF, 0xFF, 0xFF, 0xFF}, watchpoints_);
@@ -279,6 +299,14 @@ TEST(CutMemorySlot, MakesEachPageReadOnlyAndKeepsEveryByteOnce) {
         EXPECT_EQ(at, slot.guest_address + slot.size_bytes);
         EXPECT_EQ(read_only, pages.size());
     }
+}
+
+TEST(CutMemorySlot, LogsDirtyPagesWhereTheSlotDoesAndTheGuestCanWrite) {
+    const MemorySlot slot{3, 0x10000, 0x7000'0000, 0x8000, false, true};
+    for (const MemorySlot& piece : cut_memory_slot(slot, {0x12000, 0x17000})) {
+        EXPECT_EQ(piece.log_dirty_pages, !piece.read_only) << piece.guest_address;
+    }
+    EXPECT_TRUE(cut_memory_slot(slot, {}).at(0).log_dirty_pages);
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 #include "base/error.hpp"
 #include "fuzz_check.hpp"
 #include "machine/guest_memory.hpp"
+#include "machine/page_bits.hpp"
 #include "machine/payload/mailbox.hpp"
+#include "machine/snapshot/crc64.hpp"
 #include "machine/snapshot/machine_state.hpp"
 
 // State files: as they come, and with every checksum and size of the header put right, or no mutant would get past
@@ -69,17 +71,37 @@ void check(const Bytes& bytes) {
     (void)vmthaw::GuestMemory::layout(state.memory_bytes);  // throws, and so ends the run, on a size that cannot be
     FUZZ_CHECK(state.memory_data_pages <= state.memory_bytes / 4096);
     FUZZ_CHECK(state.workload.rewrite_count <= vmthaw::payload::kMostRewrites);
-    FUZZ_CHECK(!state.vcpus.empty() && state.vcpus.size() <= vmthaw::payload::kMostVcpus);
+    FUZZ_CHECK(!state.vcpus.empty() && state.vcpus.size() <= vmthaw::kMostStateVcpus);
+    FUZZ_CHECK(state.depth <= vmthaw::kMostDepth);
+    if (state.is_diff()) {
+        std::uint64_t pages = 0;
+        vmthaw::for_each_page_run(state.changed_pages, [&](std::uint64_t first, std::uint64_t count) {
+            FUZZ_CHECK(count > 0 && first < state.memory_bytes / 4096 && count <= state.memory_bytes / 4096 - first);
+            pages += count;
+        });
+        FUZZ_CHECK(pages == state.memory_data_pages);
+        FUZZ_CHECK(!state.base_path.empty() && state.base_path.size() <= vmthaw::kMostBasePath);
+        FUZZ_CHECK(state.base_path.find('\0') == std::string::npos);
+    } else {
+        FUZZ_CHECK(state.changed_pages.empty() && state.base_path.empty());
+    }
+    for (std::uint32_t part = 0; part < vmthaw::kVmParts; ++part) {
+        FUZZ_CHECK(vmthaw::is_vm_part_size(static_cast<vmthaw::VmPart>(part), state.vm.parts[part].size()));
+    }
     for (const vmthaw::VcpuState& vcpu : state.vcpus) {
         for (std::uint32_t part = 0; part < vmthaw::kVcpuParts; ++part) {
             FUZZ_CHECK(vmthaw::is_vcpu_part_size(static_cast<vmthaw::VcpuPart>(part), vcpu.parts[part].size()));
         }
     }
     vmthaw::MachineState again;
-    const Bytes written = vmthaw::encode_state(state);
-    FUZZ_CHECK(decodes(written, again));
-    FUZZ_CHECK(again.vcpus == state.vcpus && again.sequence == state.sequence && again.busy == state.busy);
-    FUZZ_CHECK(vmthaw::encode_state(again) == written);
+    const vmthaw::EncodedState written = vmthaw::encode_state(state);
+    FUZZ_CHECK(decodes(written.bytes, again));
+    FUZZ_CHECK(again.identity == (vmthaw::SnapshotIdentity{state.identity.id, written.checksum}));
+    FUZZ_CHECK(again.vcpus == state.vcpus && again.vm == state.vm && again.sequence == state.sequence);
+    FUZZ_CHECK(again.busy == state.busy && again.has_payload == state.has_payload);
+    FUZZ_CHECK(again.depth == state.depth && again.base == state.base && again.base_path == state.base_path);
+    FUZZ_CHECK(again.changed_pages == state.changed_pages);
+    FUZZ_CHECK(vmthaw::encode_state(again).bytes == written.bytes);
 }
 
 }  // namespace

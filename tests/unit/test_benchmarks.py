@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from tests.benchmarks import cases, mapping_child, report, rounds
+from tests.benchmarks import cases, exit_guest, freeze_cases, mapping_child, report, rounds, run_cases
 from tests.benchmarks.bench import Bench, Case, Sample
 from tests.benchmarks.cases import all_cases
 from tests.benchmarks.goals import GOALS
 from tests.benchmarks.memory_files import MemoryFiles, resident_share
 from tests.benchmarks.server_child import FailingFile
 from tests.support.tree import ROOT
+from vmthaw.errors import VmthawError
 from vmthaw.testing import FindingsError, TextbookServer
 
 
@@ -144,7 +145,8 @@ def processes_that_name(text: str, but: int) -> list[int]:
     return found
 
 
-def test_every_goal_names_cases_that_there_are() -> None:
+def test_every_goal_names_cases_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "why_no_guest", lambda: None)
     names = [case.name for case in all_cases()]
     assert len(set(names)) == len(names)
     for goal in GOALS:
@@ -163,6 +165,51 @@ def test_ratios_are_taken_within_a_round_before_the_median() -> None:
     assert goal.value({"random/page": [Sample(1.0, 1)]}) is None
     rows = report.make_rows([case for case in all_cases() if case.name in slow_second], slow_second)
     assert [row.ratio for row in rows] == [1.0, 0.25]
+
+
+def test_a_case_that_takes_turns_with_its_baseline_has_a_ratio_and_goals_of_its_own() -> None:
+    samples = {"run/port": [Sample(103.0, 10, baseline_seconds=100.0), Sample(8.0, 10, baseline_seconds=4.0)]}
+    samples["run/port"].append(Sample(1.0, 10, baseline_seconds=1.0))
+    samples["run/port-function"] = [Sample(90e-6, 10, baseline_seconds=50e-6)]
+    by_key = {goal.key: goal for goal in GOALS}
+    assert by_key["run-port"].value(samples) == pytest.approx(1.03)
+    assert by_key["run-port"].passed(1.03)
+    assert not by_key["run-port"].passed(1.04)
+    assert by_key["run-port-function"].value(samples) == pytest.approx(4.0)
+    assert not rounds.close_goals(samples), "nothing is gained from two cases beside each other"
+    rows = report.make_rows([Case(name, lambda _: Sample(1.0, 1), "") for name in samples], samples)
+    assert [row.ratio for row in rows] == [pytest.approx(1.03), pytest.approx(1.8)]
+
+
+@pytest.mark.usefixtures("kvm_available")
+def test_runs_captures_and_freezes_are_measured(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_cases, "_ITERATIONS", 20)
+    monkeypatch.setattr(run_cases, "_TURNS", 4)
+    monkeypatch.setattr(run_cases, "_TURNS_IN_PYTHON", 2)
+    monkeypatch.setattr(freeze_cases, "_CYCLES", 5)
+    with MemoryFiles(4 << 20, disk) as files:
+        found = {case.name: case.measure(Bench(files)) for case in all_cases() if case.group in ("run", "freeze")}
+    assert found.keys() == {
+        "run/port", "run/mmio", "run/port-function", "run/mmio-function", "freeze/1", "freeze/2", "freeze/4",
+    }  # fmt: skip
+    for name, sample in found.items():
+        if name.startswith("run/"):
+            assert sample.baseline_seconds
+            assert sample.touched == (40 if name.endswith("-function") else 41)
+        else:
+            assert sample.touched == 5
+            assert 0 < (sample.p50_us or 0) <= (sample.p99_us or 0)
+
+
+@pytest.mark.usefixtures("kvm_available")
+@pytest.mark.parametrize("mmio", [False, True])
+def test_a_guest_that_reads_something_wrong_has_no_figure(mmio: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_guest, "EMPTY", 0x61)  # what the guest expects; the devices answer 0x60
+    program = exit_guest.exit_program(mmio=mmio)
+    with pytest.raises(VmthawError, match="did not find what it was to read"):
+        run_cases.turns_in_cpp(exit_guest.ExitGuest(program, iterations=20))
+    with pytest.raises(RuntimeError, match="did not find what it was to read"):
+        run_cases.turns_in_python(exit_guest.ExitGuest(program, iterations=20), mmio=mmio)
 
 
 def test_pairs_side_by_side_count_like_those_of_the_rounds() -> None:

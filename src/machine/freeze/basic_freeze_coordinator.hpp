@@ -73,6 +73,10 @@ public:
     [[nodiscard]] bool is_frozen() const noexcept { return state_.load() == State::frozen && !killed_.load(); }
     [[nodiscard]] bool is_parked(std::size_t index) const noexcept { return slots_[index]->answer.load() != 0; }
 
+    // Goes up with every freeze that is wanted, and again with its end: a thread for which it is the same after two
+    // head()s that said `run` was not parked in the second.
+    [[nodiscard]] std::uint64_t request() const noexcept { return request_.load(); }
+
     // The calling thread is the vCPU's until detach(). It must not run the guest before head() said so.
     void attach(std::size_t index) {
         if (slots_[index]->live.exchange(true)) {

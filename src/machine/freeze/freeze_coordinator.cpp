@@ -7,6 +7,7 @@
 #include <ctime>
 #include <string>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "machine/capture_registers.hpp"
@@ -24,7 +25,6 @@ void FreezePlatformBase::full_fence() noexcept {
 }
 
 void wait_for_events(const std::array<const EventFd*, 3>& events, std::uint64_t timeout_ns) noexcept {
-    constexpr std::uint64_t kSecond_ns = 1'000'000'000;
     std::array<pollfd, 3> polled{};
     nfds_t count = 0;
     for (const EventFd* const event : events) {

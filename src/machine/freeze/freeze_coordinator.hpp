@@ -122,6 +122,7 @@ public:
         [[nodiscard]] LoopHead head(std::uint64_t patience_ns = Protocol::kForever_ns) noexcept {
             return coordinator_.protocol_->head(index_, patience_ns);
         }
+        [[nodiscard]] std::uint64_t request() const noexcept { return coordinator_.protocol_->request(); }
 
     private:
         FreezeCoordinator& coordinator_;

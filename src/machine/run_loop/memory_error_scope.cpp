@@ -9,16 +9,16 @@
 namespace vmthaw {
 namespace {
 
-std::mutex g_mutex;
+std::mutex g_handler_mutex;
 struct sigaction g_previous{};  // read by the handler; written before it is installed, never again
 
 // Written by the thread itself, or by the handler on the same thread.
-thread_local Vcpu* volatile g_running = nullptr;
+thread_local Vcpu* volatile g_guarded = nullptr;
 thread_local volatile std::uint64_t g_address = 0;
 thread_local volatile std::sig_atomic_t g_struck = 0;
 
 void on_bus_error(int signal, siginfo_t* info, void* context) {
-    Vcpu* const running = g_running;
+    Vcpu* const running = g_guarded;
     // Struck again before anybody took it: it is no KVM_RUN, which would have come out, but the thread's own access,
     // which would be made for ever.
     if (running != nullptr && info->si_code == BUS_MCEERR_AR && g_struck == 0) {
@@ -43,7 +43,7 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
 }
 
 void install_handler() {
-    const std::lock_guard lock(g_mutex);
+    const std::lock_guard lock(g_handler_mutex);
     static bool installed = false;
     if (installed) {
         return;  // also where somebody came after this handler: to go before him again could be a ring
@@ -59,10 +59,10 @@ void install_handler() {
 
 }  // namespace
 
-MemoryErrorScope::MemoryErrorScope(Vcpu& vcpu) {
+MemoryErrorScope::MemoryErrorScope(Vcpu& vcpu) : struck_(&g_struck) {
     install_handler();
     g_struck = 0;
-    g_running = &vcpu;
+    g_guarded = &vcpu;
     sigset_t set;
     ::sigemptyset(&set);
     ::sigaddset(&set, SIGBUS);
@@ -70,13 +70,13 @@ MemoryErrorScope::MemoryErrorScope(Vcpu& vcpu) {
     ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
-MemoryErrorScope::~MemoryErrorScope() { g_running = nullptr; }
+MemoryErrorScope::~MemoryErrorScope() { g_guarded = nullptr; }
 
 std::optional<std::uint64_t> MemoryErrorScope::take_address() noexcept {
-    if (g_struck == 0) {
+    if (*struck_ == 0) {
         return std::nullopt;
     }
-    g_struck = 0;
+    *struck_ = 0;
     return g_address;
 }
 

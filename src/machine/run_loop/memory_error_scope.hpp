@@ -1,5 +1,6 @@
 #pragma once
 
+#include <csignal>
 #include <cstdint>
 #include <optional>
 
@@ -17,8 +18,12 @@ public:
     MemoryErrorScope(const MemoryErrorScope&) = delete;
     MemoryErrorScope& operator=(const MemoryErrorScope&) = delete;
 
-    // The host address of the page that ended a run since the last call, if one did.
-    [[nodiscard]] static std::optional<std::uint64_t> take_address() noexcept;
+    // The host address of the page that ended a run since the last call, if one did. The scope's thread alone.
+    [[nodiscard]] std::optional<std::uint64_t> take_address() noexcept;
+    void forget_address() noexcept { *struck_ = 0; }
+
+private:
+    volatile std::sig_atomic_t* struck_;  // the thread's own, found once: a run loop asks at each exit
 };
 
 }  // namespace vmthaw

@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
+#include "base/page.hpp"
 #include "machine/capture_registers.hpp"
 #include "machine/exit_registers.hpp"
 #include "machine/run_loop/memory_error_scope.hpp"
@@ -62,38 +63,52 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
     }
 }
 
-void RunLoop::run_vcpu(std::size_t index) {
+// What every exit passes through is `hot`, here and in the rooms below: the linker puts it together. After the guest
+// little of the process is in the caches, and each page of code is a miss of its own.
+[[gnu::hot]] void RunLoop::run_vcpu(std::size_t index) {
     const Presence presence(*this);
     FreezeCoordinator::Attachment thread(freezer_, index);
     Vcpu& vcpu = *vcpus_[index];
     vcpu.check_process();
-    const MemoryErrorScope memory_errors(vcpu);
+    MemoryErrorScope memory_errors(vcpu);
     {
         const std::lock_guard lock(mutex_);
         ++begun_;
         changed_.notify_all();
     }
+    const bool has_other_work = records_ || options_.watchpoints;  // between an answer and the next KVM_RUN
+    std::uint64_t clock_ns = 0;
+    std::uint64_t request = ~std::uint64_t{0};
     while (thread.head() == LoopHead::run) {
         if (options_.watchpoints) {
             options_.watchpoints->prepare(index, vcpu);
         }
-        (void)MemoryErrorScope::take_address();  // of a KVM_RUN that completed an instruction; this one will say so too
-        const std::uint64_t t_enter_ns = monotonic_ns();
-        if (!answer(index, vcpu, vcpu.run(), t_enter_ns)) {
+        memory_errors.forget_address();  // of a KVM_RUN that completed an instruction; this one will say so too
+        // When the last answer was decided is when this run begins, if the thread was not parked between: to read the
+        // clock once more is a tenth of what the loop adds to an exit.
+        const std::uint64_t now = thread.request();
+        if (has_other_work || std::exchange(request, now) != now) {
+            clock_ns = monotonic_ns();
+        }
+        if (!run_once(index, vcpu, memory_errors, clock_ns)) {
             return;
         }
     }
 }
 
-bool RunLoop::answer(std::size_t index, Vcpu& vcpu, RunResult outcome, std::uint64_t t_enter_ns) noexcept {
+[[gnu::hot]] bool RunLoop::run_once(std::size_t index, Vcpu& vcpu, MemoryErrorScope& memory_errors,
+                                    std::uint64_t& clock_ns) noexcept {
     const ExitProfile profile = dispatcher_->profile();
-    const GuestArch arch = dispatcher_->buses()->arch();
+    const GuestArch arch = dispatcher_->arch();
+    RunResult outcome = vcpu.run();
     for (;;) {
+        const std::uint64_t t_enter_ns = clock_ns;
         const std::uint64_t t_exit_ns = monotonic_ns();
         Exit exit = classify_exit(profile, arch, outcome.result, outcome.errno_value, vcpu.run_bytes());
         if (exit.is_interrupted() || (exit.has_reason && exit.reason == kExitInterrupted)) {
             counters_[index].count_interruption(t_exit_ns - t_enter_ns);
-            if (const auto address = MemoryErrorScope::take_address()) {
+            clock_ns = t_exit_ns;
+            if (const auto address = memory_errors.take_address()) {
                 finish(poisoned_page(index, *address));
                 return false;
             }
@@ -114,30 +129,31 @@ bool RunLoop::answer(std::size_t index, Vcpu& vcpu, RunResult outcome, std::uint
         if (!conclude(index, exit, decision)) {
             return false;
         }
+        clock_ns = t_decided_ns;  // also of an exit that came out again, without having been in the guest
         if (!decision.has_next) {
             return true;
         }
-        t_enter_ns = t_decided_ns;  // the vCPU came out again without having been in the guest
     }
 }
 
-RunLoop::Decision RunLoop::decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept {
-    Decision decision;
-    if (const auto entry = filter_.find(exit)) {
-        decision.by_handler = true;
+[[gnu::hot]] RunLoop::Decision RunLoop::decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept {
+    bool by_handler = false;
+    if (const auto entry = filter_.empty() ? std::nullopt : filter_.find(exit)) {
+        by_handler = true;
         counters_[index].count_handled();
         if (const auto action = handler_->handle(index, exit, vcpu, *entry)) {
-            decision.action = *action;
-            return decision;
+            return {.action = *action, .by_handler = true};
         }
     }
-    decision.action = dispatcher_->handle(exit, vcpu.run_bytes(), &decision.failed);
+    const BusWindow* failed = nullptr;
+    Decision decision{.action = dispatcher_->handle(exit, vcpu.run_bytes(), &failed)};
+    decision.failed = failed;
+    decision.by_handler = by_handler;
     return decision;
 }
 
 // The guest touched a poisoned page: said as KVM says it where it has the exit for it (KVM_CAP_MEMORY_FAULT_INFO).
 RunEnd RunLoop::poisoned_page(std::size_t index, std::uint64_t host_address) const {
-    constexpr std::uint64_t kPageBytes = 4096;
     RunEnd end{RunEndKind::fatal, index, {}, {ExitActionKind::fatal, kErrnoHwPoison}, {}};
     end.exit.result = -1;
     end.exit.errno_value = kErrnoHwPoison;
@@ -164,11 +180,14 @@ RunLoop::Decision RunLoop::decide_watched(std::size_t index, const Exit& exit, V
     return decision;
 }
 
-bool RunLoop::conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept {
+[[gnu::hot]] bool RunLoop::conclude(std::size_t index, const Exit& exit, const Decision& decision) noexcept {
+    if (decision.action.kind == ExitActionKind::continue_) {
+        return true;  // almost always: no end is made, which holds a copy of the exit
+    }
     RunEnd end{RunEndKind::unhandled, index, exit, decision.action, {}};
     switch (decision.action.kind) {
         case ExitActionKind::continue_:
-            return true;
+            break;
         case ExitActionKind::shutdown:
             end.kind = RunEndKind::shutdown;
             break;

@@ -16,6 +16,7 @@
 #include "machine/freeze/freeze_coordinator.hpp"
 #include "machine/run_loop/exit_filter.hpp"
 #include "machine/run_loop/exit_handler.hpp"
+#include "machine/run_loop/memory_error_scope.hpp"
 #include "machine/run_loop/run_end.hpp"
 #include "machine/run_loop/run_stats.hpp"
 #include "machine/watchpoints/watchpoints.hpp"
@@ -65,8 +66,10 @@ private:
     };
     class Presence;
 
-    // What one KVM_RUN came to, which may be several exits. False: the run is over.
-    [[nodiscard]] bool answer(std::size_t index, Vcpu& vcpu, RunResult outcome, std::uint64_t t_enter_ns) noexcept;
+    // One KVM_RUN and what it came to, which may be several exits. `clock_ns` is when it is called, and becomes when
+    // the last of them was answered. False: the run is over.
+    [[nodiscard]] bool run_once(std::size_t index, Vcpu& vcpu, MemoryErrorScope& memory_errors,
+                                std::uint64_t& clock_ns) noexcept;
     [[nodiscard]] Decision decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
     [[nodiscard]] Decision decide_watched(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
     // Whether the loop goes on.

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 #include "base/unique_fd.hpp"
 #include "base/write_all.hpp"
 #include "machine/payload/pattern.hpp"
@@ -18,7 +19,6 @@
 namespace vmthaw {
 namespace {
 
-using payload::kPageBytes;
 using payload::mix;
 constexpr std::uint64_t kLargestWrite = std::uint64_t{8} << 20U;
 
@@ -75,6 +75,43 @@ MemoryContent write_region(const GuestRegion& region, int fd, std::uint64_t star
     return content;
 }
 
+UniqueFd open_memory_file(const GuestMemory& memory, const std::string& path) {
+    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat found{};
+    if (!fd || ::fstat(fd.get(), &found) != 0) {
+        const int saved = errno;
+        fail(saved, "opening " + path);
+    }
+    if (static_cast<std::uint64_t>(found.st_size) != memory.size_bytes()) {
+        throw Error("the memory file " + path + " has " + std::to_string(found.st_size) + " bytes instead of " +
+                        std::to_string(memory.size_bytes()),
+                    "SnapshotError", {{"field", std::string("memory size")}});
+    }
+    return fd;
+}
+
+// Calls `use(host, file offset, bytes)` for the pages given, at most 8 MiB at a time and never across two regions.
+template <typename Use>
+void for_each_part(const GuestMemory& memory, const PageBits& pages, const Use& use) {
+    for_each_page_run(pages, [&](std::uint64_t first, std::uint64_t count) {
+        for (const GuestRegion& region : memory.regions()) {
+            const std::uint64_t begin = std::max(first * kPageBytes, region.file_offset);
+            const std::uint64_t end = std::min((first + count) * kPageBytes, region.file_offset + region.size_bytes);
+            for (std::uint64_t at = begin; at < end; at += kLargestWrite) {
+                use(region.host + (at - region.file_offset), at, std::min(kLargestWrite, end - at));
+            }
+        }
+    });
+}
+
+void add_changed(MemoryContent& content, const std::byte* host, std::uint64_t offset, std::uint64_t size) {
+    for (std::uint64_t at = 0; at < size; at += kPageBytes) {
+        const std::uint64_t file_page = (offset + at) / kPageBytes;
+        ++content.data_pages;
+        content.fingerprint += fingerprint_of(host + at, file_page).value_or(mix(~file_page));
+    }
+}
+
 }  // namespace
 
 MemoryContent write_memory(const GuestMemory& memory, int fd, std::uint64_t start, const std::string& path,
@@ -88,42 +125,36 @@ MemoryContent write_memory(const GuestMemory& memory, int fd, std::uint64_t star
     return content;
 }
 
-MemoryContent write_memory_file(const GuestMemory& memory, const std::string& path,
-                                const std::atomic<bool>& cancelled) {
-    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fd) {
-        const int saved = errno;
-        fail(saved, "creating " + path);
-    }
-    try {
-        if (::ftruncate(fd.get(), static_cast<off_t>(memory.size_bytes())) != 0) {
-            const int saved = errno;
-            fail(saved, "ftruncate " + path);
+MemoryContent write_diff(const GuestMemory& memory, const PageBits& pages, int fd, const std::string& path,
+                         const std::atomic<bool>& cancelled) {
+    MemoryContent content;
+    for_each_part(memory, pages, [&](std::byte* host, std::uint64_t offset, std::uint64_t size) {
+        stop_if(cancelled);
+        add_changed(content, host, offset, size);
+        write_all(fd, host, size, offset, path);
+    });
+    return content;
+}
+
+void read_diff(const GuestMemory& memory, const PageBits& pages, const std::string& path,
+               const std::atomic<bool>& cancelled) {
+    const UniqueFd fd = open_memory_file(memory, path);
+    for_each_part(memory, pages, [&](std::byte* host, std::uint64_t offset, std::uint64_t size) {
+        stop_if(cancelled);
+        for (std::uint64_t done = 0; done < size;) {
+            const ssize_t got = ::pread(fd.get(), host + done, static_cast<std::size_t>(size - done),
+                                        static_cast<off_t>(offset + done));
+            if (got <= 0 && !(got < 0 && errno == EINTR)) {
+                const int saved = got < 0 ? errno : EIO;
+                fail(saved, "reading " + path);
+            }
+            done += got > 0 ? static_cast<std::uint64_t>(got) : 0;
         }
-        const MemoryContent content = write_memory(memory, fd.get(), 0, path, cancelled);
-        if (::fsync(fd.get()) != 0) {
-            const int saved = errno;
-            fail(saved, "fsync " + path);
-        }
-        return content;
-    } catch (...) {
-        ::unlink(path.c_str());
-        throw;
-    }
+    });
 }
 
 void read_memory_file(const GuestMemory& memory, const std::string& path, const std::atomic<bool>& cancelled) {
-    const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    struct stat found{};
-    if (!fd || ::fstat(fd.get(), &found) != 0) {
-        const int saved = errno;
-        fail(saved, "opening " + path);
-    }
-    if (static_cast<std::uint64_t>(found.st_size) != memory.size_bytes()) {
-        throw Error("the memory file " + path + " has " + std::to_string(found.st_size) + " bytes instead of " +
-                        std::to_string(memory.size_bytes()),
-                    "SnapshotError", {{"field", std::string("memory size")}});
-    }
+    const UniqueFd fd = open_memory_file(memory, path);
     for (const GuestRegion& region : memory.regions()) {
         const auto end = static_cast<off_t>(region.file_offset + region.size_bytes);
         auto offset = static_cast<off_t>(region.file_offset);
@@ -166,6 +197,15 @@ MemoryContent content_of_memory(const GuestMemory& memory, const std::atomic<boo
             }
         }
     }
+    return content;
+}
+
+MemoryContent content_of_pages(const GuestMemory& memory, const PageBits& pages, const std::atomic<bool>& cancelled) {
+    MemoryContent content;
+    for_each_part(memory, pages, [&](const std::byte* host, std::uint64_t offset, std::uint64_t size) {
+        stop_if(cancelled);
+        add_changed(content, host, offset, size);
+    });
     return content;
 }
 

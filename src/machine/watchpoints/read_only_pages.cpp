@@ -7,11 +7,10 @@
 #include <string>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
-
-constexpr std::uint64_t kPageBytes = 4096;
 
 bool contains(const MemorySlot& slot, std::uint64_t guest_page) noexcept {
     return guest_page >= slot.guest_address && guest_page - slot.guest_address < slot.size_bytes;
@@ -30,6 +29,7 @@ std::vector<MemorySlot> cut_memory_slot(const MemorySlot& slot, const std::vecto
         piece.host_address = slot.host_address + (begin - slot.guest_address);
         piece.size_bytes = end - begin;
         piece.read_only = slot.read_only || read_only;
+        piece.log_dirty_pages = slot.log_dirty_pages && !piece.read_only;
         pieces.push_back(piece);
     };
     std::uint64_t at = slot.guest_address;
@@ -65,8 +65,10 @@ void ReadOnlyPages::add(std::uint64_t guest_page) {
     if (found->read_only) {
         throw ArgumentError(which + " is read-only: stores to it are exits already, and reach no memory");
     }
-    if (found->log_dirty_pages) {
-        throw ArgumentError(which + " logs dirty pages, and cutting it would lose the log; watch before logging");
+    if (found->log_dirty_pages && !vm_.keeps_removed_slots()) {
+        throw ArgumentError(which +
+                            " logs dirty pages, and a read-only page cut out of it would lose the log: read "
+                            "the log, and set the slot without log_dirty_pages while a page of it is watched");
     }
     Cut cut{*found, {{guest_page, 1}}, {found->slot}};
     lay(cut);
@@ -102,11 +104,12 @@ void ReadOnlyPages::lay(Cut& cut) {
     for (const auto& [page, count] : cut.pages) {
         pages.push_back(page);
     }
-    // What is there now, in case the kernel refuses.
+    // What is there now, in case the kernel refuses; whether it logs may have changed since it was cut.
     std::vector<MemorySlot> before;
     for (const MemorySlot& slot : vm_.memory_slots()) {
         if (std::ranges::find(cut.pieces, slot.slot) != cut.pieces.end()) {
             before.push_back(slot);
+            cut.whole.log_dirty_pages = cut.whole.log_dirty_pages || slot.log_dirty_pages;
         }
     }
     try {

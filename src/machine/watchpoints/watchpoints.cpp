@@ -14,8 +14,6 @@
 namespace vmthaw {
 namespace {
 
-constexpr unsigned bit_of(std::size_t slot) noexcept { return 1U << slot; }
-
 bool is_aligned(const void* pointer) noexcept { return reinterpret_cast<std::uint64_t>(pointer) % kWatchBytes == 0; }
 
 void check_wish(const WatchWish& wish, bool has_memory) {

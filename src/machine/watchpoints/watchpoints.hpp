@@ -101,6 +101,7 @@ private:
     [[nodiscard]] WatchAnswer on_debug(std::size_t index, Vcpu& vcpu, const DebugExit& debug) noexcept;
     [[nodiscard]] WatchAnswer on_store(std::size_t index, Vcpu& vcpu, const MmioExit& mmio,
                                        RunResult& outcome) noexcept;
+    [[nodiscard]] static constexpr unsigned bit_of(std::size_t slot) noexcept { return 1U << slot; }
     [[nodiscard]] bool apply(const State& own, const MmioExit& mmio, Store& store) const noexcept;
     [[nodiscard]] bool is_gate_open(std::size_t slot, const WatchWish& wish) const noexcept;
     // Keeps the event, and latches, if the gate lets it.

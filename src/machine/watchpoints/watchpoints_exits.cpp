@@ -8,11 +8,6 @@
 #include "machine/watchpoints/watchpoints.hpp"
 
 namespace vmthaw {
-namespace {
-
-constexpr unsigned bit_of(std::size_t slot) noexcept { return 1U << slot; }
-
-}  // namespace
 
 WatchAnswer Watchpoints::handle(std::size_t index, Vcpu& vcpu, const Exit& exit, RunResult& outcome) noexcept {
     if (!vcpus_[index]->is_active) {

@@ -14,7 +14,7 @@ from vmthaw.devices import Buses
 from vmthaw.errors import StateError, VmthawValueError
 from vmthaw.run_loop import RunLoop
 from vmthaw.vcpu import Dispatcher, Exit, ExitProfile, GuestArch
-from vmthaw.watchpoints import WatchBackend, WatchEvent, WatchEventKind, WatchKind, probe_watchpoints
+from vmthaw.watchpoints import WatchBackend, WatchEvent, WatchEventKind, WatchKind, Watchpoints, probe_watchpoints
 
 pytestmark = pytest.mark.usefixtures("kvm_available")
 
@@ -77,6 +77,18 @@ def test_slot_zero_fires_from_its_gate_on(backend: WatchBackend, value: int, fir
     assert guest.watchpoints.hit(0) is fires
     assert is_readable(guest.watchpoints.hit_eventfd(0)) is fires
     assert guest.memory.read(DATA, 1) == b"\1"
+
+
+@pytest.mark.parametrize(("value", "fires"), [(9, False), (10, True)])
+def test_the_threshold_of_the_gate_is_what_was_given(value: int, fires: bool) -> None:
+    guest = WatchedGuest(store32(DATA, value) + HLT)
+    guest.watchpoints = Watchpoints(
+        guest.vcpus, memory=guest.memory, vm=guest.vm, backend=WatchBackend.read_only_page, gate_threshold=10
+    )
+    dispatcher = Dispatcher(ExitProfile.strict, Buses(GuestArch.x86_64))
+    guest.loop = RunLoop(guest.vcpus, dispatcher, watchpoints=guest.watchpoints)
+    guest.watchpoints.set(0, DATA, gate=DATA)
+    assert bool(guest.halt()) is fires
 
 
 def test_a_store_that_opens_its_own_gate_fires(backend: WatchBackend) -> None:

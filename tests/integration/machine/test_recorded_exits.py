@@ -263,7 +263,7 @@ def test_the_program_of_the_readme_does_what_it_says(
     userfaultfd_available: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (program,) = (each for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Machine.restore(" in each)
+    (program,) = (each for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "as machine, Trace" in each)
     monkeypatch.chdir(tmp_path)
     with machine_with(READ_PAGES) as machine:
         machine.snapshot("snapshot")

@@ -282,9 +282,9 @@ def test_a_flipped_bit_anywhere_in_the_state_is_refused(copy: Path) -> None:
 
 def test_another_version_is_refused_by_name_before_anything_else_happens(copy: Path) -> None:
     state = bytearray((copy / "state.bin").read_bytes())
-    state[8] = 2
+    state[8] = 3
     (copy / "state.bin").write_bytes(state)
-    with pytest.raises(SnapshotError, match="version is 2; this vmthaw reads 1") as info:
+    with pytest.raises(SnapshotError, match="version is 3; this vmthaw reads 2") as info:
         Machine.restore(copy)
     assert info.value.field == "version"
 
