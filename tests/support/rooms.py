@@ -54,7 +54,7 @@ def problems(src: Path) -> list[str]:
             if room != "bindings" and _PYTHON.match(target):
                 found.append(f"{name}: includes {target}; only src/bindings may know of Python")
             if quote == "<":
-                if target.split("/")[0] in (*STANDS_ON, "bindings") and (src / target).exists():
+                if target.split("/")[0] in (*STANDS_ON, "bindings") and (src / target).is_file():
                     found.append(f'{name}: includes <{target}>; write "{target}"')
                 continue
             if not (src / target).exists() and not _PYTHON.match(target):
