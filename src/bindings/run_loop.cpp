@@ -169,8 +169,8 @@ py::dict stats_of(const Loop& self, std::size_t index) {
     out["exits"] = exits;
     out["handled"] = counters.handled();
     out["interruptions"] = counters.interruptions();
-    out["guest_ns"] = counters.guest_ns();
-    out["host_ns"] = counters.host_ns();
+    out["guest_ns"] = self.core->guest_ns(index);
+    out["host_ns"] = self.core->host_ns(index);
     return out;
 }
 

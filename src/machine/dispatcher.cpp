@@ -84,25 +84,40 @@ Dispatcher::Dispatcher(ExitProfile profile, std::shared_ptr<Buses> buses)
     return outcome == DeviceOutcome::failed ? window : nullptr;
 }
 
-[[gnu::hot]] ExitAction Dispatcher::handle(const Exit& exit, std::span<std::byte> run_bytes,
-                                           const BusWindow** failed) const noexcept {
+ExitAction Dispatcher::handle(const Exit& exit, std::span<std::byte> run_bytes,
+                              const BusWindow** failed) const noexcept {
+    return carry_out(exit_action(profile_, arch_, exit, io_data_of(exit, run_bytes)), exit, run_bytes, failed);
+}
+
+[[gnu::hot]] ExitAction Dispatcher::perform(const Exit& exit, std::span<std::byte> run_bytes,
+                                            const BusWindow** failed) const noexcept {
+    return carry_out(exit.action, exit, run_bytes, failed);
+}
+
+[[gnu::hot]] ExitAction Dispatcher::carry_out(const ExitAction& decided, const Exit& exit,
+                                              std::span<std::byte> run_bytes, const BusWindow** failed) const noexcept {
     if (failed != nullptr) {
         *failed = nullptr;
     }
-    const auto io_data = io_data_of(exit, run_bytes);
-    ExitAction action = exit_action(profile_, arch_, exit, io_data);
+    // By parts and in place, always: a copy as a whole would wait for its parts to be stored.
+    ExitAction action;
+    action.kind = decided.kind;
+    if (decided.reason) {
+        action.reason = *decided.reason;
+    }
     if (action.kind != ExitActionKind::continue_ && action.kind != ExitActionKind::shutdown) {
         return action;
     }
     const BusWindow* broken = nullptr;
     if (const auto* io = std::get_if<IoExit>(&exit.payload)) {
-        if (io_data.empty()) {
+        const std::size_t size = io_data_of(exit, run_bytes).size();
+        if (size == 0) {
             action = {ExitActionKind::fatal, exit.reason};
             return action;
         }
         // JUSTIFICATION: the kernel gives the elements as bytes, and they lie in a mapping of ours.
         auto* const data = reinterpret_cast<std::uint8_t*>(run_bytes.data() + io->data_offset);
-        broken = port_access(*io, {data, io_data.size()}, action.kind == ExitActionKind::shutdown);
+        broken = port_access(*io, {data, size}, action.kind == ExitActionKind::shutdown);
     } else if (const auto* mmio = std::get_if<MmioExit>(&exit.payload)) {
         if (run_bytes.size() < kMmioData + sizeof(KvmRunMmio::data)) {
             action = {ExitActionKind::fatal, exit.reason};
@@ -116,7 +131,7 @@ Dispatcher::Dispatcher(ExitProfile profile, std::shared_ptr<Buses> buses)
     if (broken != nullptr) {
         action = {ExitActionKind::fatal, {}};
     }
-    return action;  // in place, always: a copy would wait for its parts to be stored
+    return action;
 }
 
 }  // namespace vmthaw

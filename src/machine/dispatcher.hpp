@@ -23,6 +23,10 @@ public:
     // given, is that device's window.
     [[nodiscard]] ExitAction handle(const Exit& exit, std::span<std::byte> run_bytes,
                                     const BusWindow** failed = nullptr) const noexcept;
+    // handle() of an exit that classify_exit() gave for this profile and these buses' processor: its action is taken
+    // as it is.
+    [[nodiscard]] ExitAction perform(const Exit& exit, std::span<std::byte> run_bytes,
+                                     const BusWindow** failed = nullptr) const noexcept;
 
     [[nodiscard]] ExitProfile profile() const noexcept { return profile_; }
     [[nodiscard]] GuestArch arch() const noexcept { return arch_; }
@@ -30,6 +34,9 @@ public:
 
 private:
     using Bytes = std::span<std::uint8_t>;
+
+    [[nodiscard]] ExitAction carry_out(const ExitAction& decided, const Exit& exit, std::span<std::byte> run_bytes,
+                                       const BusWindow** failed) const noexcept;
 
     [[nodiscard]] const BusWindow* find(const Bus& bus, std::uint64_t address, std::uint64_t size) const noexcept;
     // Gives the window of a device that failed, or null.

@@ -16,7 +16,7 @@ from vmthaw import _core
 from vmthaw.run_loop import Answer, RunEndKind, RunLoop
 from vmthaw.vcpu import Exit, ExitActionKind
 
-_ITERATIONS = 500  # of two exits each, in a turn
+_ITERATIONS = 2000  # of two exits each, in a turn: to attach a thread and to end the run are a thousandth then
 _TURNS = 40
 _TURNS_IN_PYTHON = 25
 

@@ -55,6 +55,7 @@ TEST(Dispatcher, AllocatesNothingWhileItHandlesExits) {
     for (std::vector<std::byte>& mapping : mappings) {
         const Exit exit = classify_exit(ExitProfile::strict, GuestArch::x86_64, 0, 0, mapping);
         EXPECT_EQ(dispatcher.handle(exit, mapping), exit.action);
+        EXPECT_EQ(dispatcher.perform(exit, mapping), exit.action);
     }
     EXPECT_EQ(allocations_of_this_thread(), before);
 }

@@ -4,7 +4,6 @@
 #include <string>
 #include <utility>
 
-#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/page.hpp"
 #include "machine/capture_registers.hpp"
@@ -47,6 +46,7 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
       handler_(std::move(handler)),
       options_(std::move(options)),
       freezer_(vcpus),
+      clock_(options_.record_capacity > 0),
       counters_(vcpus.size()) {
     if (vcpus.empty() || !dispatcher_) {
         throw ArgumentError("a run loop needs vCPUs and a dispatcher");
@@ -77,37 +77,37 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
         changed_.notify_all();
     }
     const bool has_other_work = records_ || options_.watchpoints;  // between an answer and the next KVM_RUN
-    std::uint64_t clock_ns = 0;
+    std::uint64_t clock = 0;
     std::uint64_t request = ~std::uint64_t{0};
     while (thread.head() == LoopHead::run) {
         if (options_.watchpoints) {
             options_.watchpoints->prepare(index, vcpu);
         }
         memory_errors.forget_address();  // of a KVM_RUN that completed an instruction; this one will say so too
-        // When the last answer was decided is when this run begins, if the thread was not parked between: to read the
-        // clock once more is a tenth of what the loop adds to an exit.
+        // When the last answer was decided is when this run begins, if the thread was not parked between: each reading
+        // of the clock is felt in what the loop adds to an exit.
         const std::uint64_t now = thread.request();
         if (has_other_work || std::exchange(request, now) != now) {
-            clock_ns = monotonic_ns();
+            clock = clock_.now();
         }
-        if (!run_once(index, vcpu, memory_errors, clock_ns)) {
+        if (!run_once(index, vcpu, memory_errors, clock)) {
             return;
         }
     }
 }
 
 [[gnu::hot]] bool RunLoop::run_once(std::size_t index, Vcpu& vcpu, MemoryErrorScope& memory_errors,
-                                    std::uint64_t& clock_ns) noexcept {
+                                    std::uint64_t& clock) noexcept {
     const ExitProfile profile = dispatcher_->profile();
     const GuestArch arch = dispatcher_->arch();
     RunResult outcome = vcpu.run();
     for (;;) {
-        const std::uint64_t t_enter_ns = clock_ns;
-        const std::uint64_t t_exit_ns = monotonic_ns();
+        const std::uint64_t t_enter = clock;
+        const std::uint64_t t_exit = clock_.now();
         Exit exit = classify_exit(profile, arch, outcome.result, outcome.errno_value, vcpu.run_bytes());
         if (exit.is_interrupted() || (exit.has_reason && exit.reason == kExitInterrupted)) {
-            counters_[index].count_interruption(t_exit_ns - t_enter_ns);
-            clock_ns = t_exit_ns;
+            counters_[index].count_interruption(t_exit - t_enter);
+            clock = t_exit;
             if (const auto address = memory_errors.take_address()) {
                 finish(poisoned_page(index, *address));
                 return false;
@@ -120,16 +120,16 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
         Decision decision =
             watched == WatchAnswer::not_ours ? decide(index, exit, vcpu) : decide_watched(index, exit, vcpu);
         decision.has_next = watched == WatchAnswer::again;
-        const std::uint64_t t_decided_ns = monotonic_ns();
-        counters_[index].count_exit(exit.has_reason ? exit.reason : VcpuCounters::kReasons - 1, t_exit_ns - t_enter_ns,
-                                    t_decided_ns - t_exit_ns);
+        const std::uint64_t t_decided = clock_.now();
+        counters_[index].count_exit(exit.has_reason ? exit.reason : VcpuCounters::kReasons - 1, t_exit - t_enter,
+                                    t_decided - t_exit);
         if (records_) {
-            record(index, exit, decision, t_enter_ns, t_exit_ns, t_decided_ns);
+            record(index, exit, decision, t_enter, t_exit, t_decided);
         }
         if (!conclude(index, exit, decision)) {
             return false;
         }
-        clock_ns = t_decided_ns;  // also of an exit that came out again, without having been in the guest
+        clock = t_decided;  // also of an exit that came out again, without having been in the guest
         if (!decision.has_next) {
             return true;
         }
@@ -146,7 +146,7 @@ RunLoop::RunLoop(const std::vector<Vcpu*>& vcpus, std::shared_ptr<const Dispatch
         }
     }
     const BusWindow* failed = nullptr;
-    Decision decision{.action = dispatcher_->handle(exit, vcpu.run_bytes(), &failed)};
+    Decision decision{.action = dispatcher_->perform(exit, vcpu.run_bytes(), &failed)};
     decision.failed = failed;
     decision.by_handler = by_handler;
     return decision;

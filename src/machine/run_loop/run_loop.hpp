@@ -11,6 +11,7 @@
 
 #include "base/fork_guard.hpp"
 #include "base/ring.hpp"
+#include "base/tick_clock.hpp"
 #include "kvm/vcpu.hpp"
 #include "machine/dispatcher.hpp"
 #include "machine/freeze/freeze_coordinator.hpp"
@@ -54,6 +55,11 @@ public:
     [[nodiscard]] FreezeCoordinator& freezer() noexcept { return freezer_; }
     [[nodiscard]] std::size_t vcpu_count() const noexcept { return vcpus_.size(); }
     [[nodiscard]] const VcpuCounters& counters(std::size_t index) const { return counters_.at(index); }
+    // In KVM_RUN, and between two of them but for the time in which the thread was parked.
+    [[nodiscard]] std::uint64_t guest_ns(std::size_t index) const {
+        return clock_.to_ns(counters(index).guest_ticks());
+    }
+    [[nodiscard]] std::uint64_t host_ns(std::size_t index) const { return clock_.to_ns(counters(index).host_ticks()); }
     // Null when no records are made.
     [[nodiscard]] Ring<ExitRecord>* records() noexcept { return records_.get(); }
 
@@ -66,10 +72,10 @@ private:
     };
     class Presence;
 
-    // One KVM_RUN and what it came to, which may be several exits. `clock_ns` is when it is called, and becomes when
-    // the last of them was answered. False: the run is over.
+    // One KVM_RUN and what it came to, which may be several exits. `clock` is when it is called, and becomes when the
+    // last of them was answered. False: the run is over.
     [[nodiscard]] bool run_once(std::size_t index, Vcpu& vcpu, MemoryErrorScope& memory_errors,
-                                std::uint64_t& clock_ns) noexcept;
+                                std::uint64_t& clock) noexcept;
     [[nodiscard]] Decision decide(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
     [[nodiscard]] Decision decide_watched(std::size_t index, const Exit& exit, Vcpu& vcpu) noexcept;
     // Whether the loop goes on.
@@ -86,6 +92,7 @@ private:
     std::shared_ptr<ExitHandler> handler_;
     RunLoopOptions options_;
     FreezeCoordinator freezer_;
+    TickClock clock_;  // in nanoseconds where records are made
     std::vector<VcpuCounters> counters_;
     std::unique_ptr<Ring<ExitRecord>> records_;
     mutable std::mutex mutex_;  // guards what follows; no vCPU waits for it between two exits

@@ -7,25 +7,26 @@
 
 namespace vmthaw {
 
-// What one vCPU's thread counts. Written by that thread alone, read by anybody.
+// What one vCPU's thread counts, times in ticks of the run loop's TickClock. Written by that thread alone, read by
+// anybody.
 class VcpuCounters {
 public:
     static constexpr std::size_t kReasons = 64;  // the last one counts all from there on
 
-    void count_exit(std::uint32_t reason, std::uint64_t guest_ns, std::uint64_t host_ns) noexcept {
+    void count_exit(std::uint32_t reason, std::uint64_t guest_ticks, std::uint64_t host_ticks) noexcept {
         add(reasons_[reason < kReasons ? reason : kReasons - 1], 1);
-        add(guest_ns_, guest_ns);
-        add(host_ns_, host_ns);
+        add(guest_ticks_, guest_ticks);
+        add(host_ticks_, host_ticks);
     }
-    void count_interruption(std::uint64_t guest_ns) noexcept {
+    void count_interruption(std::uint64_t guest_ticks) noexcept {
         add(interruptions_, 1);
-        add(guest_ns_, guest_ns);
+        add(guest_ticks_, guest_ticks);
     }
     void count_handled() noexcept { add(handled_, 1); }
 
     [[nodiscard]] std::uint64_t exits(std::size_t reason) const noexcept { return read(reasons_.at(reason)); }
-    [[nodiscard]] std::uint64_t guest_ns() const noexcept { return read(guest_ns_); }
-    [[nodiscard]] std::uint64_t host_ns() const noexcept { return read(host_ns_); }
+    [[nodiscard]] std::uint64_t guest_ticks() const noexcept { return read(guest_ticks_); }
+    [[nodiscard]] std::uint64_t host_ticks() const noexcept { return read(host_ticks_); }
     [[nodiscard]] std::uint64_t interruptions() const noexcept { return read(interruptions_); }
     [[nodiscard]] std::uint64_t handled() const noexcept { return read(handled_); }
 
@@ -40,8 +41,8 @@ private:
     }
 
     std::array<Counter, kReasons> reasons_{};
-    Counter guest_ns_{0};
-    Counter host_ns_{0};
+    Counter guest_ticks_{0};
+    Counter host_ticks_{0};
     Counter interruptions_{0};
     Counter handled_{0};
 };
