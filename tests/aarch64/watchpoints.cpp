@@ -13,13 +13,17 @@ namespace {
 constexpr std::uint64_t kGate = kData + 0x1000;
 // str w1, [x3]; str w2, [x3]; mov w0, #0x84000008 (SYSTEM_OFF); hvc #0
 constexpr std::array<std::uint32_t, 5> kStoresTwice{0xB9000061, 0xB9000062, 0x52800100, 0x72B08000, 0xD4000002};
+// str w1, [x3]; brk #1; str w2, [x3]
+constexpr std::array<std::uint32_t, 3> kBreaksBetween{0xB9000061, 0xD4200020, 0xB9000062};
+constexpr std::uint64_t kEcBrk = 0x3C;
 
 class LiveWatchpoints : public OnKvm {
 protected:
     // The events of a guest that stores 7 and then 9 to kData.
-    std::vector<WatchEvent> run(std::size_t slot, std::uint32_t gate) {
+    std::vector<WatchEvent> run(std::size_t slot, std::uint32_t gate,
+                                std::span<const std::uint32_t> code = kStoresTwice) {
         LiveGuest guest;
-        guest.load(std::as_bytes(std::span(kStoresTwice)));
+        guest.load(std::as_bytes(code));
         guest.set(general_register(1), 7);
         guest.set(general_register(2), 9);
         guest.set(general_register(3), kData);
@@ -42,6 +46,7 @@ protected:
                      options);
         loop.run_vcpu(0);
         EXPECT_EQ(loop.end().value_or(RunEnd{}).kind, RunEndKind::shutdown);
+        exception_class_ = guest.get(kRegisterEsr) >> 26U;
         std::vector<WatchEvent> events;
         WatchEvent event;
         while (watchpoints_->events().pop(event)) {
@@ -51,6 +56,7 @@ protected:
     }
 
     std::shared_ptr<Watchpoints> watchpoints_;
+    std::uint64_t exception_class_ = 0;  // of the last exception that the guest took
 };
 
 TEST_F(LiveWatchpoints, WorkInEveryWayThatTheProbeLooksAt) {
@@ -74,6 +80,14 @@ TEST_F(LiveWatchpoints, TellOfEachStoreWhenItIsDoneAndLatchOnce) {
     EXPECT_FALSE(events[1].has_latched);
     EXPECT_TRUE(watchpoints_->hit(2));
     EXPECT_EQ(watchpoints_->foreign(0), 0U);
+}
+
+TEST_F(LiveWatchpoints, AreTakenAwayWhenTheGuestsOwnBreakpointComesWhichThenReachesTheGuest) {
+    const std::vector<WatchEvent> events = run(2, 0, kBreaksBetween);
+    ASSERT_EQ(events.size(), 1U);
+    EXPECT_EQ(events[0].after, 7U);
+    EXPECT_EQ(watchpoints_->foreign(0), 1U);
+    EXPECT_EQ(exception_class_, kEcBrk);
 }
 
 TEST_F(LiveWatchpoints, OfSlotZeroFireFromItsGateOn) {

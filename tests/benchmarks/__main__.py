@@ -18,6 +18,7 @@ from tests.benchmarks.bench import Bench, Case
 from tests.benchmarks.cases import all_cases
 from tests.benchmarks.memory_files import MemoryFiles
 from tests.benchmarks.rounds import run, side_by_side
+from tests.benchmarks.subjects import SUBJECTS, complete
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -47,6 +48,13 @@ def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
 @click.option("--size", "size_text", help="Of the VM's memory; 1GiB by default, 64MiB with --quick.")
 @click.option("--quick", is_flag=True, help="Small and few: to see whether it works, not how fast.")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only cases whose name matches; may be repeated.")
+@click.option(
+    "--subject",
+    "subjects",
+    multiple=True,
+    type=click.Choice([subject.name for subject in SUBJECTS]),
+    help="Only the cases of this table of the README; may be repeated.",
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Where the JSON goes.")
 @click.option(
     "--directory",
@@ -55,7 +63,7 @@ def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
     show_default=True,
     help="Where the memory files are made, twice the size; not on tmpfs.",
 )
-@click.option("--update-readme", is_flag=True, help="Put the table into README.md.")
+@click.option("--update-readme", is_flag=True, help="Put the tables whose cases are all measured into README.md.")
 @click.option("--gate", is_flag=True, help="Exit with 1 when a goal is missed.")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and end.")
 def main(
@@ -63,6 +71,7 @@ def main(
     size_text: str | None,
     quick: bool,
     only: tuple[str, ...],
+    subjects: tuple[str, ...],
     json_path: Path | None,
     directory: Path,
     update_readme: bool,
@@ -71,7 +80,11 @@ def main(
 ) -> None:
     """Measure this page server against a textbook one and against memory without userfaultfd."""
     console = Console(width=None if sys.stdout.isatty() else 160)
-    cases = chosen(all_cases(), only)
+    every = all_cases()
+    groups = [group for subject in SUBJECTS if subject.name in subjects for group in subject.groups]
+    cases = chosen([case for case in every if not subjects or case.group in groups], only)
+    if update_readme and not complete(cases, every):
+        raise click.UsageError("--update-readme takes whole tables: choose by --subject, not by --only")
     if list_cases:
         for case in cases:
             console.print(f"{case.name}: {case.note}", highlight=False)
@@ -99,7 +112,11 @@ def main(
     if whole < rounds:
         sys.exit(130)
     if update_readme:
-        report.update_readme(ROOT / "README.md", report.markdown(found, rows, goals))
+        names = {subject.name for subject in complete(cases, every)}
+        for subject, mine, aims in report.parts(rows, goals):
+            if subject.name in names:
+                table = report.markdown(found, subject, mine, aims)
+                report.update_readme(ROOT / "README.md", subject.name, table)
     if gate and not all(goal.passed(value) for goal, value in goals):
         sys.exit(1)
 

@@ -17,10 +17,9 @@ from rich.table import Table
 from tests.benchmarks.bench import RANDOM_SHARE, Case, Sample
 from tests.benchmarks.goals import GOALS, Goal, Samples
 from tests.benchmarks.rounds import PAIRS_PER_ROUND
+from tests.benchmarks.subjects import SUBJECTS, Subject
 
 SCHEMA = 1
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-_HEADINGS = ("case", "us/page", "/ textbook", "total ms", "p50 us", "p99 us", "CPU us/page", "wasted", "what")
 
 
 def conditions(size: int, rounds: int, cache: str) -> dict[str, Any]:
@@ -48,14 +47,19 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
-def conditions_line(found: Mapping[str, Any]) -> str:
+def conditions_line(found: Mapping[str, Any], subject: Subject) -> str:
     machine = "virtual machine" if found["virtual_machine"] else "bare metal"
     machine += ", threads share cores" if found["threads_share_cores"] else ""
+    memory = (
+        f"memory file of {found['size_bytes'] >> 20} MiB without zero pages, {found['page_cache']}; random: "
+        f"{found['random_share']:.0%} of the pages, none twice"
+        if subject.of_memory_file
+        else f"guests of {found['size_bytes'] >> 20} MiB where size matters"
+    )
     return (
-        f"Linux {found['kernel']}, {found['cpus']} CPUs ({found['cpu_model']}, {machine}); memory file of "
-        f"{found['size_bytes'] >> 20} MiB without zero pages, {found['page_cache']}; random: "
-        f"{found['random_share']:.0%} of the pages, none twice; medians of {found['rounds']} interleaved rounds, for "
-        f"goals within a fifth of their limit also of {PAIRS_PER_ROUND * found['rounds']} pairs side by side; "
+        f"Linux {found['kernel']}, {found['cpus']} CPUs ({found['cpu_model']}, {machine}); {memory}; medians of "
+        f"{found['rounds']} interleaved rounds, for goals within a fifth of their limit also of "
+        f"{PAIRS_PER_ROUND * found['rounds']} pairs side by side, where the two do not take turns anyway; "
         f"huge pages: {found['transparent_huge_pages']}."
     )
 
@@ -148,38 +152,67 @@ def _goal_cells(goal: Goal, value: float) -> list[str]:
     return [goal.text, f"{value:.3f}", f"{relation} {goal.limit:g}", "pass" if goal.passed(value) else "miss"]
 
 
+def _table(subject: Subject, rows: Sequence[Row]) -> list[list[str]]:
+    """The headings, and a line for each row; columns that nobody has anything for are left out."""
+    headings = ["case", f"us/{subject.each}", f"/ {subject.baseline}", "total ms", "p50 us", "p99 us",
+                f"CPU us/{subject.each}", "wasted", "what"]  # fmt: skip
+    cells = [row.cells() for row in rows]
+    used = [i for i in range(len(headings)) if any(line[i] for line in cells)]
+    return [[line[i] for i in used] for line in [headings, *cells]]
+
+
+def parts(
+    rows: Sequence[Row], goals: Sequence[tuple[Goal, float]]
+) -> list[tuple[Subject, list[Row], list[tuple[Goal, float]]]]:
+    """By subject, those that anything was measured of."""
+    found = []
+    for subject in SUBJECTS:
+        mine = [row for row in rows if row.case.group in subject.groups]
+        aims = [(goal, value) for goal, value in goals if goal.ours.partition("/")[0] in subject.groups]
+        if mine:
+            found.append((subject, mine, aims))
+    return found
+
+
 def show(console: Console, found: Mapping[str, Any], rows: Sequence[Row], goals: Sequence[tuple[Goal, float]]) -> None:
-    table = Table(caption=conditions_line(found), caption_justify="left")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("case", "what") else "right", no_wrap=heading != "what")
-    group = ""
-    for row in rows:
-        if group and row.case.group != group:
-            table.add_section()
-        group = row.case.group
-        table.add_row(*row.cells())
-    console.print(table)
-    if goals:
-        table = Table("goal", "measured", "limit", "")
-        for goal, value in goals:
-            table.add_row(*_goal_cells(goal, value), style="green" if goal.passed(value) else "red")
+    for subject, mine, aims in parts(rows, goals):
+        headings, *lines = _table(subject, mine)
+        table = Table(caption=conditions_line(found, subject), caption_justify="left")
+        for heading in headings:
+            table.add_column(
+                heading, justify="left" if heading in ("case", "what") else "right", no_wrap=heading != "what"
+            )
+        for row, line in zip(mine, lines, strict=True):
+            if row is not mine[0] and row.case.group != mine[mine.index(row) - 1].case.group:
+                table.add_section()
+            table.add_row(*line)
         console.print(table)
+        if aims:
+            table = Table("goal", "measured", "limit", "")
+            for goal, value in aims:
+                table.add_row(*_goal_cells(goal, value), style="green" if goal.passed(value) else "red")
+            console.print(table)
 
 
-def markdown(found: Mapping[str, Any], rows: Sequence[Row], goals: Sequence[tuple[Goal, float]]) -> str:
-    lines = [conditions_line(found), ""]
-    lines += ["| " + " | ".join(_HEADINGS) + " |", "|---" + "|---:" * (len(_HEADINGS) - 2) + "|---|"]
-    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
-    lines += ["", "| goal | measured | limit | |", "|---|---:|---|---|"]
-    lines += ["| " + " | ".join(_goal_cells(goal, value)) + " |" for goal, value in goals]
+def markdown(
+    found: Mapping[str, Any], subject: Subject, rows: Sequence[Row], goals: Sequence[tuple[Goal, float]]
+) -> str:
+    headings, *cells = _table(subject, rows)
+    lines = [conditions_line(found, subject), ""]
+    lines += ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 2) + "|---|"]
+    lines += ["| " + " | ".join(line) + " |" for line in cells]
+    if goals:
+        lines += ["", "| goal | measured | limit | |", "|---|---:|---|---|"]
+        lines += ["| " + " | ".join(_goal_cells(goal, value)) + " |" for goal, value in goals]
     return "\n".join(lines) + "\n"
 
 
-def update_readme(path: Path, table: str) -> None:
-    """Puts the table between the markers. Raises ValueError when they are not there."""
+def update_readme(path: Path, name: str, table: str) -> None:
+    """Puts the table between the markers of that name. Raises ValueError when they are not there."""
     text = path.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    begin_mark, end_mark = f"<!-- bench:begin {name} -->", f"<!-- bench:end {name} -->"
+    head, begin, rest = text.partition(begin_mark)
+    _, end, tail = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"{path} has no {BEGIN} ... {END} to put the table between")
-    path.write_text(f"{head}{BEGIN}\n{table}{END}{tail}", encoding="utf-8")
+        raise ValueError(f"{path} has no {begin_mark} ... {end_mark} to put the table between")
+    path.write_text(f"{head}{begin_mark}\n{table}{end_mark}{tail}", encoding="utf-8")

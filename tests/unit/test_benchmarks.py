@@ -23,6 +23,7 @@ from tests.benchmarks.cases import all_cases
 from tests.benchmarks.goals import GOALS
 from tests.benchmarks.memory_files import MemoryFiles, resident_share
 from tests.benchmarks.server_child import FailingFile
+from tests.benchmarks.subjects import SUBJECTS, complete
 from tests.support.tree import ROOT
 from vmthaw.errors import VmthawError
 from vmthaw.testing import FindingsError, TextbookServer
@@ -248,15 +249,36 @@ def test_a_goal_of_at_least_is_missed_below() -> None:
     assert not goal.passed(1.79)
 
 
-def test_the_readme_table_replaces_what_stood_between_the_markers(tmp_path: Path) -> None:
+def test_the_readme_table_replaces_what_stood_between_its_markers(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.update_readme(readme, "new\n")
-    report.update_readme(readme, "newer\n")
-    assert readme.read_text() == f"before\n{report.BEGIN}\nnewer\n{report.END}\nafter\n"
+    frame = (
+        "before\n<!-- bench:begin a -->\n{}<!-- bench:end a -->\n<!-- bench:begin b --><!-- bench:end b -->\nafter\n"
+    )
+    readme.write_text(frame.format("old\n"))
+    report.update_readme(readme, "a", "new\n")
+    report.update_readme(readme, "a", "newer\n")
+    assert readme.read_text() == frame.format("newer\n")
     readme.write_text("no markers")
-    with pytest.raises(ValueError, match="bench:begin"):
-        report.update_readme(readme, "new\n")
+    with pytest.raises(ValueError, match="bench:begin a"):
+        report.update_readme(readme, "a", "new\n")
+
+
+def test_every_case_is_in_one_table_which_the_readme_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "why_no_guest", lambda: None)
+    every = all_cases()
+    assert [sum(case.group in subject.groups for subject in SUBJECTS) for case in every] == [1] * len(every)
+    for subject in SUBJECTS:
+        assert f"<!-- bench:begin {subject.name} -->\n" in (ROOT / "README.md").read_text()
+        of_it = subject.chosen(every)
+        assert complete(of_it, every) == [subject]
+        assert complete(of_it[1:], every) == []
+
+
+def test_a_table_has_no_column_that_nobody_fills() -> None:
+    (subject,) = [subject for subject in SUBJECTS if subject.name == "vcpu"]
+    row = report.Row(Case("run/port", lambda _: Sample(1.0, 1), "note"), [Sample(2e-6, 1)], 1.02)
+    conditions = report.conditions(16 << 20, 5, "unused")
+    assert "| case | us/event | / baseline | total ms | what |\n" in report.markdown(conditions, subject, [row], [])
 
 
 def test_the_failing_page_fails_until_all_others_were_read(tmp_path: Path) -> None:
