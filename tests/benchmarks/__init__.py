@@ -32,8 +32,9 @@ Traps of measuring lazy memory, and what is done here about each:
 - **Wrong is fast.** Every touched page is compared with the memory file after each case, outside the timed part.
 - **Zeros are cheap.** The memory file has no zero page at all.
 - **A few hundredths** are less than what lies between two cases of one round. What is to be that close (run/...,
-  capture/...) takes turns of milliseconds with its baseline, on the same vCPU and thread; its ratio is to that one. The
-  guest runs at CPL 3, so that no emulator's time dilutes the ratio, and reads back what it must find.
+  capture/...) takes turns of milliseconds with its baseline, on the same vCPU and thread; its ratio is to that one.
+  What C++ answers is timed by the thread's processor time: a turn that lost the processor says nothing of either loop.
+  The guest runs at CPL 3, so that no emulator's time dilutes the ratio, and reads back what it must find.
 - **Tracing** is measured twice: its part of the fault path alone (trace/loop-..., a loop in C++ whose ring is emptied
   outside the timed part), and a server whose records a thread of it takes meanwhile, which costs processor time too.
 - **Mappings are touched by other code** (NumPy's take, about 5 ns a page, no clock per touch) than the stand-in's
