@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vmthaw._version import __version__
 
 if TYPE_CHECKING:
+    from vmthaw.dax import DaxMapper, DaxPolicy, DaxSession, HostFiles, WindowMapper
     from vmthaw.devices import Buses, Serial
     from vmthaw.kvm import Exit, GuestArch, GuestMemory, Kvm, Vcpu, Vm, decode_exit
     from vmthaw.machine import GuestReport, Machine, VmmProcess, Workload
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
 # Public name: the module that has it, imported when the name is first used.
 _HOMES = {
     "Buses": "vmthaw.devices",
+    "DaxMapper": "vmthaw.dax",
+    "DaxPolicy": "vmthaw.dax",
+    "DaxSession": "vmthaw.dax",
     "DetachedSession": "vmthaw.server",
     "Dispatcher": "vmthaw.vcpu",
     "EndReason": "vmthaw.pager",
@@ -83,6 +87,7 @@ _HOMES = {
     "GuestMemory": "vmthaw.kvm",
     "GuestReport": "vmthaw.machine",
     "HandoverInfo": "vmthaw.server",
+    "HostFiles": "vmthaw.dax",
     "Kvm": "vmthaw.kvm",
     "Liveness": "vmthaw.userfaultfd",
     "LivenessChecker": "vmthaw.userfaultfd",
@@ -114,6 +119,7 @@ _HOMES = {
     "Vcpu": "vmthaw.kvm",
     "Vm": "vmthaw.kvm",
     "VmmProcess": "vmthaw.machine",
+    "WindowMapper": "vmthaw.dax",
     "WorkingSet": "vmthaw.working_set",
     "WorkingSetMode": "vmthaw.pager",
     "Workload": "vmthaw.machine",
@@ -126,6 +132,9 @@ _HOMES = {
 
 __all__ = [
     "Buses",
+    "DaxMapper",
+    "DaxPolicy",
+    "DaxSession",
     "DetachedSession",
     "Dispatcher",
     "EndReason",
@@ -146,6 +155,7 @@ __all__ = [
     "GuestMemory",
     "GuestReport",
     "HandoverInfo",
+    "HostFiles",
     "Kvm",
     "Liveness",
     "LivenessChecker",
@@ -177,6 +187,7 @@ __all__ = [
     "Vcpu",
     "Vm",
     "VmmProcess",
+    "WindowMapper",
     "WorkingSet",
     "WorkingSetMode",
     "Workload",

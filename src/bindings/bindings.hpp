@@ -33,5 +33,8 @@ void register_run_loop(py::module_& module);
 void register_watchpoints(py::module_& module);
 void register_machine(py::module_& module);
 void register_snapshot(py::module_& module);
+void register_dax(py::module_& module);
+void register_dax_session(py::module_& module);
+void register_dax_benchmark(py::module_& module);
 
 }  // namespace vmthaw::bindings

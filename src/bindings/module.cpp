@@ -30,4 +30,7 @@ PYBIND11_MODULE(_core, module) {
     register_exit_benchmark(module);
     register_snapshot(module);  // MachineState, which a machine restores
     register_machine(module);
+    register_dax(module);  // SlotMapper takes a Vm
+    register_dax_session(module);
+    register_dax_benchmark(module);
 }

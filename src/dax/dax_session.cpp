@@ -216,7 +216,7 @@ int DaxSession::clear_all(bool closing) noexcept {
             ++stats_.resets;
         }
     }
-    if (watched) {
+    if (watched && error != ENODEV) {
         tell({start_ns, 0, config_.guest_base, config_.window_bytes, 0, 0, error, DaxEventKind::reset, 0, 0});
     }
     return error;

@@ -56,7 +56,7 @@ public:
     [[nodiscard]] std::vector<DaxMapping> mappings() const;  // by address
     [[nodiscard]] std::vector<DaxMapping> mapped_ranges(std::uint64_t node) const;
     [[nodiscard]] std::optional<DaxMapping> mapping_at(std::uint64_t guest_address) const;
-    // Those with bytes past the end of their file, as it is now: what an exit without an address may be about.
+    // What of them lies past the end of their file, as it is now: what an exit without an address may be about.
     [[nodiscard]] std::vector<DaxMapping> past_end() const;
     [[nodiscard]] DaxStats stats() const;
     [[nodiscard]] DaxEvents& events() noexcept { return events_; }

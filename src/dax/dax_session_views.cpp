@@ -1,11 +1,13 @@
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <optional>
 #include <vector>
 
+#include "base/page.hpp"
 #include "dax/dax_session.hpp"
 
 namespace vmthaw {
@@ -54,11 +56,18 @@ std::optional<DaxMapping> DaxSession::mapping_at(std::uint64_t guest_address) co
 std::vector<DaxMapping> DaxSession::past_end() const {
     const std::lock_guard lock(mutex_);
     std::vector<DaxMapping> found;
-    for (const WindowMap::Found& one : map_.list()) {
+    for (WindowMap::Found one : map_.list()) {
         struct stat file{};
         const Lease part = one.held->part(one.range.start, one.range.length);
-        if (::fstat(part.fd, &file) == 0 &&
-            static_cast<std::uint64_t>(file.st_size) < part.offset_bytes + part.length_bytes) {
+        if (::fstat(part.fd, &file) != 0) {
+            continue;
+        }
+        // What is left of the last page reads as zeros.
+        const std::uint64_t file_end = round_up(static_cast<std::uint64_t>(file.st_size), kPageBytes);
+        const std::uint64_t there =
+            std::min(std::max(file_end, part.offset_bytes) - part.offset_bytes, part.length_bytes);
+        if (there < part.length_bytes) {
+            one.range = {one.range.start + there, one.range.length - there};
             found.push_back(describe(one));
         }
     }

@@ -86,14 +86,18 @@ public:
 
     [[nodiscard]] int map(std::uint64_t guest_address, const Lease& lease, std::uint32_t prot) noexcept override {
         const std::uint64_t first = index(guest_address, lease.length_bytes);
-        if (const int error = std::exchange(fail_next_map, 0); error != 0) {
-            return error;
-        }
+        const int error = std::exchange(fail_next_map, 0);
+        // As an mmap() of kernels before 6.12 may: what was there is gone, and restore() is asked for it.
         for (std::uint64_t i = 0; i < lease.length_bytes / config_.granule_bytes && first + i < cells.size(); ++i) {
-            cells[first + i] = {lease.token % (kNodes + 1), lease.offset_bytes + i * config_.granule_bytes,
-                                (prot & kDaxWrite) != 0};
+            cells[first + i] = error != 0
+                                   ? Cell{}
+                                   : Cell{lease.token % (kNodes + 1), lease.offset_bytes + i * config_.granule_bytes,
+                                          (prot & kDaxWrite) != 0};
         }
-        return 0;
+        return error;
+    }
+    [[nodiscard]] int restore(std::uint64_t guest_address, const Lease& lease, std::uint32_t prot) noexcept override {
+        return map(guest_address, lease, prot);
     }
     [[nodiscard]] int unmap(std::uint64_t guest_address, std::uint64_t length_bytes) noexcept override {
         const std::uint64_t first = index(guest_address, length_bytes);

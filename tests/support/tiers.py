@@ -9,6 +9,7 @@ import pytest
 # The wrapper and the pager on another kernel, and whatever touches /dev/kvm. Tests of processes, signals, terminals and
 # time would learn nothing there.
 VM_X86 = (
+    "tests/integration/dax",
     "tests/integration/guest",
     "tests/integration/kvm",
     "tests/integration/machine/test_diff_snapshot.py",
