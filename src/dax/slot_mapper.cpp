@@ -46,8 +46,9 @@ SlotMapper::SlotMapper(std::shared_ptr<Vm> vm, std::uint32_t first_slot, std::ui
 }
 
 SlotMapper::~SlotMapper() {
+    Vm& vm = *vm_;
     for (const auto& [guest_address, slot] : slots_) {
-        static_cast<void>(errno_of([&] { vm_->remove_memory_slot(slot.number); }));
+        static_cast<void>(errno_of([&vm, number = slot.number] { vm.remove_memory_slot(number); }));
     }
 }
 

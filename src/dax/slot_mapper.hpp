@@ -19,6 +19,8 @@ class SlotMapper final : public DaxMapper {
 public:
     // Slots of the numbers `first_slot` to `first_slot + slots - 1`; ENOSPC when all are taken. Throws ArgumentError.
     SlotMapper(std::shared_ptr<Vm> vm, std::uint32_t first_slot, std::uint32_t slots);
+    SlotMapper(const SlotMapper&) = delete;
+    SlotMapper& operator=(const SlotMapper&) = delete;
     ~SlotMapper() override;
 
     [[nodiscard]] int map(std::uint64_t guest_address, const Lease& lease, std::uint32_t prot) noexcept override;
