@@ -77,17 +77,17 @@ int check_remove(const DaxConfig& config, const RemoveMappingOne& one) noexcept 
     return check_window(config, one.window_offset, one.length_bytes);
 }
 
-int check_lease(const Lease& lease, std::uint64_t length_bytes) noexcept {
+int check_lease(const Lease& lease, std::uint64_t length_bytes, bool is_regular) noexcept {
+    const bool fits = lease.fd >= 0 && lease.offset_bytes % kPageBytes == 0 && lease.offset_bytes <= kLastFileOffset &&
+                      length_bytes <= kLastFileOffset - lease.offset_bytes && lease.length_bytes >= length_bytes;
+    if (!fits || is_regular) {
+        return fits ? 0 : EIO;
+    }
     struct stat found{};
-    if (lease.fd < 0 || ::fstat(lease.fd, &found) != 0) {
+    if (::fstat(lease.fd, &found) != 0) {
         return EIO;
     }
-    if (!S_ISREG(found.st_mode)) {
-        return ENODEV;
-    }
-    const bool fits = lease.offset_bytes % kPageBytes == 0 && lease.offset_bytes <= kLastFileOffset &&
-                      length_bytes <= kLastFileOffset - lease.offset_bytes && lease.length_bytes >= length_bytes;
-    return fits ? 0 : EIO;
+    return S_ISREG(found.st_mode) ? 0 : ENODEV;
 }
 
 }  // namespace vmthaw

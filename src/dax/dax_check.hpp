@@ -14,6 +14,6 @@ namespace vmthaw {
 [[nodiscard]] int check_remove(const DaxConfig& config, const RemoveMappingOne& one) noexcept;
 // What a backend gave: a regular file or memfd (else ENODEV), at a page, with as many bytes as were asked for (else
 // EIO).
-[[nodiscard]] int check_lease(const Lease& lease, std::uint64_t length_bytes) noexcept;
+[[nodiscard]] int check_lease(const Lease& lease, std::uint64_t length_bytes, bool is_regular) noexcept;
 
 }  // namespace vmthaw

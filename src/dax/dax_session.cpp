@@ -110,7 +110,7 @@ int DaxSession::set_up_in_turn(Turn& turn, std::uint64_t node, const SetupMappin
     }
     const bool exact = map_.is_exact(range);
     std::shared_ptr<HeldLease> dead;
-    if (exact || map_.find_first(range)) {
+    if (exact || !map_.is_hole(range)) {
         ++(exact ? stats_.replaced : stats_.overlapped);
         kind = DaxEventKind::replace;
         map_.carve(range, turn.spares, dead);
@@ -125,7 +125,7 @@ int DaxSession::set_up_in_turn(Turn& turn, std::uint64_t node, const SetupMappin
 
 int DaxSession::map_lease(Turn& turn, const std::shared_ptr<HeldLease>& held) noexcept {
     const WindowRange range{held->window_offset, held->length_bytes};
-    if (const int error = check_lease(held->lease, range.length); error != 0) {
+    if (const int error = check_lease(held->lease, range.length, backend_->gives_regular_files()); error != 0) {
         return error;
     }
     const int error = turn.call([&] {

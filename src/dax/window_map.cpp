@@ -1,150 +1,223 @@
 #include "dax/window_map.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace vmthaw {
 namespace {
 
-constexpr std::size_t kMostKept = 64;
+constexpr std::size_t kMostKept = 16;
+
+// std::vector grows by doubling in push_back, not in reserve().
+template <typename Vector>
+void make_room_in(Vector& vector, std::size_t size) {
+    if (vector.capacity() < size) {
+        vector.reserve(std::max(size, 2 * vector.capacity()));
+    }
+}
+
+std::ptrdiff_t step(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
 
 }  // namespace
 
 void WindowMap::take_spares(Spares& spares) {
+    const std::size_t promised = promised_ + (spares.taken_ ? 0 : spares.leaves_.size());
+    make_room_in(firsts_, firsts_.size() + promised);
+    make_room_in(leaves_, leaves_.size() + promised);
     kept_.reserve(kMostKept);
-    for (auto& spare : spares) {
-        if (!spare.empty()) {
+    for (std::unique_ptr<Leaf>& leaf : spares.leaves_) {
+        if (leaf) {
             continue;
         }
-        if (!kept_.empty()) {
-            spare = std::move(kept_.back());
+        if (kept_.empty()) {
+            leaf = std::make_unique<Leaf>();
+        } else {
+            leaf = std::move(kept_.back());
             kept_.pop_back();
-            continue;
         }
-        Map one;
-        spare = one.extract(one.try_emplace(0).first);
     }
+    promised_ = promised;
+    spares.taken_ = true;
 }
 
 void WindowMap::give_back(Spares& spares) noexcept {
-    for (auto& spare : spares) {
-        if (!spare.empty()) {
-            keep(std::move(spare));
+    if (!std::exchange(spares.taken_, false)) {
+        return;
+    }
+    promised_ -= spares.leaves_.size();
+    for (std::unique_ptr<Leaf>& leaf : spares.leaves_) {
+        if (leaf && kept_.size() < kMostKept) {
+            kept_.push_back(std::move(leaf));
         }
+        leaf.reset();
     }
 }
 
-void WindowMap::keep(Map::node_type node) noexcept {
-    node.mapped().held.reset();
-    if (kept_.size() < kept_.capacity()) {
-        kept_.push_back(std::move(node));
+WindowMap::Place WindowMap::first_beyond(std::uint64_t offset) const noexcept {
+    const auto above = std::ranges::upper_bound(firsts_, offset);
+    if (above == firsts_.begin()) {
+        return {0, 0};
     }
+    const auto index = static_cast<std::size_t>(above - firsts_.begin()) - 1;
+    const Leaf& leaf = *leaves_[index];
+    const auto* const end = leaf.starts.data() + leaf.count;
+    const auto slot = static_cast<std::size_t>(std::upper_bound(leaf.starts.data(), end, offset) - leaf.starts.data());
+    // The leaf begins at the offset or before it, so there is one.
+    const Place before{index, slot - 1};
+    return leaf.starts[slot - 1] + leaf.pieces[slot - 1].length > offset ? before : after(before);
 }
 
-WindowMap::Map::node_type WindowMap::take(Spares& spares) noexcept {
-    for (auto& spare : spares) {
-        if (!spare.empty()) {
-            return std::move(spare);
-        }
-    }
-    return {};
-}
-
-WindowMap::Map::const_iterator WindowMap::first_in(const WindowRange& range) const noexcept {
-    auto next = pieces_.upper_bound(range.start);
-    if (next != pieces_.begin()) {
-        const auto before = std::prev(next);
-        if (before->first + before->second.length > range.start) {
-            return before;
-        }
-    }
-    return next;
+WindowMap::Place WindowMap::after(Place place) const noexcept {
+    ++place.slot;
+    return place.slot < leaves_[place.leaf]->count ? place : Place{place.leaf + 1, 0};
 }
 
 std::optional<WindowMap::Found> WindowMap::find_first(const WindowRange& range) const noexcept {
-    const auto found = first_in(range);
-    if (found == pieces_.end() || found->first >= range.end()) {
+    const Place place = first_beyond(range.start);
+    if (!begins_before(place, range.end())) {
         return std::nullopt;
     }
-    const std::uint64_t start = std::max(found->first, range.start);
-    const std::uint64_t end = std::min(found->first + found->second.length, range.end());
-    return Found{{start, end - start}, found->second.held};
+    const Leaf& leaf = *leaves_[place.leaf];
+    const Piece& piece = leaf.pieces[place.slot];
+    const std::uint64_t start = std::max(leaf.starts[place.slot], range.start);
+    const std::uint64_t end = std::min(leaf.starts[place.slot] + piece.length, range.end());
+    return Found{{start, end - start}, piece.held};
 }
 
 std::optional<WindowMap::Found> WindowMap::piece_at(std::uint64_t offset) const noexcept {
-    const auto found = first_in({offset, 1});
-    if (found == pieces_.end() || found->first > offset) {
+    const Place place = first_beyond(offset);
+    if (place.leaf == leaves_.size() || leaves_[place.leaf]->starts[place.slot] > offset) {
         return std::nullopt;
     }
-    return Found{{found->first, found->second.length}, found->second.held};
+    const Leaf& leaf = *leaves_[place.leaf];
+    return Found{{leaf.starts[place.slot], leaf.pieces[place.slot].length}, leaf.pieces[place.slot].held};
 }
 
 bool WindowMap::is_exact(const WindowRange& range) const noexcept {
-    const auto found = pieces_.find(range.start);
-    return found != pieces_.end() && found->second.length == range.length;
+    const Place place = first_beyond(range.start);
+    return place.leaf < leaves_.size() && leaves_[place.leaf]->starts[place.slot] == range.start &&
+           leaves_[place.leaf]->pieces[place.slot].length == range.length;
+}
+
+bool WindowMap::is_hole(const WindowRange& range) const noexcept {
+    return !begins_before(first_beyond(range.start), range.end());
 }
 
 std::uint64_t WindowMap::bytes_in(const WindowRange& range) const noexcept {
     std::uint64_t bytes = 0;
-    for (auto piece = first_in(range); piece != pieces_.end() && piece->first < range.end(); ++piece) {
-        bytes += std::min(piece->first + piece->second.length, range.end()) - std::max(piece->first, range.start);
+    for (Place place = first_beyond(range.start); begins_before(place, range.end()); place = after(place)) {
+        const std::uint64_t start = leaves_[place.leaf]->starts[place.slot];
+        const std::uint64_t end = start + leaves_[place.leaf]->pieces[place.slot].length;
+        bytes += std::min(end, range.end()) - std::max(start, range.start);
     }
     return bytes;
 }
 
 void WindowMap::carve(const WindowRange& range, Spares& spares, std::shared_ptr<HeldLease>& dead) noexcept {
-    auto piece = pieces_.begin();
-    piece = pieces_.erase(first_in(range), first_in(range));  // as a mutable iterator
-    while (piece != pieces_.end() && piece->first < range.end()) {
-        const std::uint64_t end = piece->first + piece->second.length;
-        if (piece->first < range.start) {
-            piece->second.length = range.start - piece->first;
-            mapped_bytes_ -= std::min(end, range.end()) - range.start;
+    Place place = first_beyond(range.start);
+    while (begins_before(place, range.end())) {
+        const std::uint64_t start = leaves_[place.leaf]->starts[place.slot];
+        Piece& piece = leaves_[place.leaf]->pieces[place.slot];
+        const std::uint64_t end = start + piece.length;
+        mapped_bytes_ -= std::min(end, range.end()) - std::max(start, range.start);
+        if (start < range.start) {
+            piece.length = range.start - start;
             if (end > range.end()) {
-                auto right = take(spares);
-                right.key() = range.end();
-                right.mapped() = {end - range.end(), piece->second.held};
-                ++piece->second.held->pieces;
-                pieces_.insert(std::next(piece), std::move(right));
+                ++piece.held->pieces;
+                add(range.end(), {end - range.end(), piece.held}, spares);
                 return;
             }
-            ++piece;
-            continue;
-        }
-        const auto next = std::next(piece);
-        auto node = pieces_.extract(piece);
-        if (end > range.end()) {
-            mapped_bytes_ -= range.end() - node.key();
-            node.key() = range.end();
-            node.mapped().length = end - range.end();
-            pieces_.insert(next, std::move(node));
+            place = after(place);
+        } else if (end > range.end()) {
+            piece.length = end - range.end();
+            move_start(place, range.end());
             return;
+        } else {
+            if (--piece.held->pieces == 0) {
+                piece.held->next_dead = std::move(dead);
+                dead = std::move(piece.held);
+            }
+            place = erase(place);
         }
-        mapped_bytes_ -= node.mapped().length;
-        std::shared_ptr<HeldLease>& held = node.mapped().held;
-        if (--held->pieces == 0) {
-            held->next_dead = std::move(dead);
-            dead = std::move(held);
-        }
-        keep(std::move(node));
-        piece = next;
     }
 }
 
 void WindowMap::insert(const WindowRange& range, std::shared_ptr<HeldLease> held, Spares& spares) noexcept {
-    auto node = take(spares);
     ++held->pieces;
-    node.key() = range.start;
-    node.mapped() = {range.length, std::move(held)};
-    pieces_.insert(std::move(node));
     mapped_bytes_ += range.length;
+    add(range.start, {range.length, std::move(held)}, spares);
+}
+
+void WindowMap::move_start(const Place& place, std::uint64_t start) noexcept {
+    leaves_[place.leaf]->starts[place.slot] = start;
+    firsts_[place.leaf] = leaves_[place.leaf]->starts[0];
+}
+
+WindowMap::Place WindowMap::erase(const Place& place) noexcept {
+    Leaf& leaf = *leaves_[place.leaf];
+    std::move(leaf.starts.begin() + step(place.slot) + 1, leaf.starts.begin() + step(leaf.count),
+              leaf.starts.begin() + step(place.slot));
+    std::move(leaf.pieces.begin() + step(place.slot) + 1, leaf.pieces.begin() + step(leaf.count),
+              leaf.pieces.begin() + step(place.slot));
+    --leaf.count;
+    --size_;
+    leaf.pieces[leaf.count].held.reset();
+    if (leaf.count > 0) {
+        firsts_[place.leaf] = leaf.starts[0];
+        return place.slot < leaf.count ? place : Place{place.leaf + 1, 0};
+    }
+    if (kept_.size() < kept_.capacity()) {
+        kept_.push_back(std::move(leaves_[place.leaf]));
+    }
+    leaves_.erase(leaves_.begin() + step(place.leaf));
+    firsts_.erase(firsts_.begin() + step(place.leaf));
+    return {place.leaf, 0};
+}
+
+void WindowMap::add(std::uint64_t start, Piece piece, Spares& spares) noexcept {
+    std::unique_ptr<Leaf>& spare = spares.leaves_[spares.leaves_[0] ? 0 : 1];
+    ++size_;
+    const auto above = std::ranges::upper_bound(firsts_, start);
+    std::size_t index = above == firsts_.begin() ? 0 : static_cast<std::size_t>(above - firsts_.begin()) - 1;
+    if (leaves_.empty()) {
+        spare->starts[0] = start;
+        add_leaf(0, std::move(spare));
+    } else if (leaves_[index]->count == Leaf::kMost) {
+        Leaf& full = *leaves_[index];
+        constexpr std::size_t kHalf = Leaf::kMost / 2;
+        std::move(full.starts.begin() + kHalf, full.starts.end(), spare->starts.begin());
+        std::move(full.pieces.begin() + kHalf, full.pieces.end(), spare->pieces.begin());
+        full.count = spare->count = kHalf;
+        add_leaf(index + 1, std::move(spare));
+        index += start > firsts_[index + 1] ? 1 : 0;
+    }
+    Leaf& leaf = *leaves_[index];
+    const auto slot =
+        std::upper_bound(leaf.starts.begin(), leaf.starts.begin() + step(leaf.count), start) - leaf.starts.begin();
+    std::move_backward(leaf.starts.begin() + slot, leaf.starts.begin() + step(leaf.count),
+                       leaf.starts.begin() + step(leaf.count) + 1);
+    std::move_backward(leaf.pieces.begin() + slot, leaf.pieces.begin() + step(leaf.count),
+                       leaf.pieces.begin() + step(leaf.count) + 1);
+    leaf.starts[static_cast<std::size_t>(slot)] = start;
+    leaf.pieces[static_cast<std::size_t>(slot)] = std::move(piece);
+    ++leaf.count;
+    firsts_[index] = leaf.starts[0];
+}
+
+// Within the capacity that take_spares() made.
+void WindowMap::add_leaf(std::size_t index, std::unique_ptr<Leaf> leaf) noexcept {
+    firsts_.insert(firsts_.begin() + step(index), leaf->starts[0]);
+    leaves_.insert(leaves_.begin() + step(index), std::move(leaf));
 }
 
 std::vector<WindowMap::Found> WindowMap::list() const {
     std::vector<Found> found;
-    found.reserve(pieces_.size());
-    for (const auto& [start, piece] : pieces_) {
-        found.push_back({{start, piece.length}, piece.held});
+    found.reserve(size_);
+    for (const std::unique_ptr<Leaf>& leaf : leaves_) {
+        for (std::size_t slot = 0; slot < leaf->count; ++slot) {
+            found.push_back({{leaf->starts[slot], leaf->pieces[slot].length}, leaf->pieces[slot].held});
+        }
     }
     return found;
 }

@@ -23,6 +23,9 @@ public:
     [[nodiscard]] virtual int dax_map(std::uint64_t node, std::uint64_t handle, std::uint64_t offset_bytes,
                                       std::uint64_t length_bytes, std::uint32_t prot, Lease& lease) noexcept = 0;
     [[nodiscard]] virtual int dax_unmap(const Lease& lease) noexcept = 0;
+    // Whether all it gives are regular files or memfds, which it has looked at itself when it opened them: a session
+    // then saves the fstat() of each lease, which costs as much as all else it does.
+    [[nodiscard]] virtual bool gives_regular_files() const noexcept { return false; }
     // A Python backend: nobody may hold a lock while it is called.
     [[nodiscard]] virtual bool takes_gil() const noexcept { return false; }
 };
