@@ -117,6 +117,13 @@ guest loads             // w21 from x19
     psci PSCI_SYSTEM_OFF    // PSCI's answers go to x0 to x3
 mark loads_end
 
+guest stores_and_loads  // w22 to x20, then w21 from x19
+    str w22, [x20]
+    dsb sy
+    ldr w21, [x19]
+    psci PSCI_SYSTEM_OFF
+mark stores_and_loads_end
+
 guest is_undefined
     udf #0
     spinning_vectors is_undefined
