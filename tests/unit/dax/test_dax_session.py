@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def remove_body(*ranges: tuple[int, int]) -> bytes:
 
 
 class Fixture:
-    def __init__(self, path: Path, **options: int) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
         path.write_bytes(bytes(4 * CHUNK))
         self.files = HostFiles()
         self.node = self.files.add(path)
@@ -95,14 +96,15 @@ def test_the_granule_is_what_init_advertises(tmp_path: Path, granule: int, log2:
 
 def test_what_cannot_be_is_refused_by_name() -> None:
     files, mapper = HostFiles(), RecordingMapper()
-    for options, name in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"guest_base": 1}, "guest base"),
         ({"size": 0}, "window"),
         ({"granule": 8192}, "granule"),
         ({"quota": 1}, "quota"),
         ({"most_mappings": 0}, "most_mappings"),
         ({"guest_base": (1 << 64) - CHUNK}, "end past 2"),
-    ):
+    )
+    for options, name in wrong:
         with pytest.raises(VmthawValueError, match=name):
             DaxSession(files, mapper, **{"guest_base": BASE, "size": CHUNK, **options})
     with pytest.raises(VmthawValueError, match="must be given"):

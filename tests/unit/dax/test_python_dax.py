@@ -166,12 +166,13 @@ def test_methods_may_call_the_session_for_other_ranges(files: Files) -> None:
         session.set_up(1, 8 * CHUNK, 0, CHUNK)
         session.remove(30 * CHUNK, CHUNK)
         assert session.active_slot_count == 1
-        for same in (
+        at_hand: tuple[Callable[[], object], ...] = (
             lambda: session.set_up(1, CHUNK, 0, CHUNK),
             lambda: session.remove(0, CHUNK),
             session.reset,
             session.close,
-        ):
+        )
+        for same in at_hand:
             with pytest.raises(OSError, match=r"MAPPING|DAX session") as raised:
                 same()
             errors.append(raised.value.errno)
