@@ -8,7 +8,8 @@
 namespace vmthaw {
 
 // Takes the entries of one readdir. false: it did not fit and was not sent; end the call with 0, and do not count a
-// look-up for it. `next_offset` is what a later call passes to go on behind this entry; never 0.
+// look-up for it. Names have 1 to 255 bytes: leave out what has not. `next_offset` is what a later call passes to go on
+// behind this entry; never 0.
 class DirectoryWriter {
 public:
     DirectoryWriter() = default;

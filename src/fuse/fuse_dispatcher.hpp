@@ -1,16 +1,18 @@
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <shared_mutex>
 #include <span>
 
 #include "filesystem/file_system.hpp"
 #include "filesystem/file_system_values.hpp"
 #include "fuse/dax_target.hpp"
+#include "fuse/fuse_session.hpp"
+#include "fuse/session_gate.hpp"
+#include "fuse_protocol/reply_writer.hpp"
+#include "fuse_protocol/request_reader.hpp"
 
 namespace vmthaw {
 
@@ -45,19 +47,37 @@ public:
     [[nodiscard]] std::size_t dispatch(std::span<const std::byte> request, std::span<std::byte> reply,
                                        FileBytes* file_bytes = nullptr) noexcept;
 
+    // A reply that nobody took (its request had been given up meanwhile): gives back the look-ups and handles in it.
+    void undelivered(std::span<const std::byte> request, std::span<const std::byte> reply) noexcept;
+
     // The client has gone without a DESTROY (unmounted by force, device reset): the same end. Another INIT may follow.
+    // Waits for the requests that are being served; so not from inside of one.
     void reset() noexcept;
 
-    [[nodiscard]] bool initialized() const noexcept;
+    [[nodiscard]] bool initialized() const noexcept { return gate_.open(); }
     // What the largest request and the largest reply take.
     [[nodiscard]] std::size_t max_request_bytes() const noexcept;
     [[nodiscard]] std::size_t max_reply_bytes() const noexcept;
     [[nodiscard]] const std::shared_ptr<FileSystem>& file_system() const noexcept { return file_system_; }
+    // Since the dispatcher was made: requests that came, and those of them that did not hold together.
+    [[nodiscard]] std::uint64_t requests() const noexcept { return requests_.load(std::memory_order_relaxed); }
+    [[nodiscard]] std::uint64_t malformed() const noexcept { return malformed_.load(std::memory_order_relaxed); }
 
 private:
+    [[nodiscard]] int serve(RequestReader& in, ReplyWriter& out, FileBytes* file_bytes, std::size_t& elsewhere_bytes,
+                            bool& silent) noexcept;
+    [[nodiscard]] int init(RequestReader& in, ReplyWriter& out) noexcept;
+    [[nodiscard]] int settle(const FuseInitIn& offer, FuseInitOut& answer) noexcept;
+    void end_session() noexcept;
+
     std::shared_ptr<FileSystem> file_system_;
     FuseDispatcherConfig config_;
     std::shared_ptr<DaxTarget> dax_;
+    SessionGate gate_;
+    FuseSession session_;      // changed while the gate is closed and nobody inside
+    bool has_client_ = false;  // likewise: the file system was told of one
+    std::atomic<std::uint64_t> requests_{0};
+    std::atomic<std::uint64_t> malformed_{0};
 };
 
 }  // namespace vmthaw
