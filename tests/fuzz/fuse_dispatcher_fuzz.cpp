@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <memory>
 
+#include "fuse_fuzz_bodies.hpp"
 #include "fuse_fuzz_client.hpp"
 #include "fuzz_check.hpp"
 
