@@ -36,5 +36,8 @@ void register_snapshot(py::module_& module);
 void register_dax(py::module_& module);
 void register_dax_session(py::module_& module);
 void register_dax_benchmark(py::module_& module);
+void register_file_system(py::module_& module);
+void register_python_fs(py::module_& module);
+void register_fuse_dispatcher(py::module_& module);
 
 }  // namespace vmthaw::bindings

@@ -33,4 +33,7 @@ PYBIND11_MODULE(_core, module) {
     register_dax(module);  // SlotMapper takes a Vm
     register_dax_session(module);
     register_dax_benchmark(module);
+    register_file_system(module);
+    register_python_fs(module);
+    register_fuse_dispatcher(module);
 }

@@ -1,0 +1,122 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "filesystem/file_system.hpp"
+#include "filesystem/path_nodes.hpp"
+
+namespace vmthaw::bindings {
+
+// A file system whose requests a Python callable answers, by path. Node ids, look-up counts and handles are kept here,
+// so that forgets never see Python. Called by threads of Python's alone (takes_gil()); no lock is held while it is
+// taken. The callable is given (operation, unique, uid, gid, pid, arguments...) and gives back (errno, answer); it
+// raises nothing.
+class PythonFs final : public FileSystem {
+public:
+    explicit PythonFs(py::object call) noexcept : call_(call.release().ptr()) {}
+    ~PythonFs() override;
+
+    [[nodiscard]] bool takes_gil() const noexcept override { return true; }
+    [[nodiscard]] int init(InitTerms& terms) noexcept override;
+    void destroy() noexcept override;
+    void forget(std::uint64_t node, std::uint64_t count) noexcept override;
+    [[nodiscard]] int interrupt(std::uint64_t unique) noexcept override;
+    [[nodiscard]] int lookup(const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                             NodeEntry& entry) noexcept override;
+    [[nodiscard]] int getattr(const FuseCaller& caller, std::uint64_t node, std::uint64_t handle,
+                              NodeAttributes& attributes) noexcept override;
+    [[nodiscard]] int setattr(const FuseCaller& caller, std::uint64_t node, const FuseSetattrIn& change,
+                              NodeAttributes& attributes) noexcept override;
+    [[nodiscard]] int access(const FuseCaller& caller, std::uint64_t node, std::uint32_t mask) noexcept override;
+    [[nodiscard]] int readlink(const FuseCaller& caller, std::uint64_t node, std::string& target) noexcept override;
+    [[nodiscard]] int symlink(const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                              std::string_view target, NodeEntry& entry) noexcept override;
+    [[nodiscard]] int mknod(const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                            const FuseMknodIn& request, NodeEntry& entry) noexcept override;
+    [[nodiscard]] int mkdir(const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                            const FuseMkdirIn& request, NodeEntry& entry) noexcept override;
+    [[nodiscard]] int unlink(const FuseCaller& caller, std::uint64_t parent, std::string_view name) noexcept override;
+    [[nodiscard]] int rmdir(const FuseCaller& caller, std::uint64_t parent, std::string_view name) noexcept override;
+    [[nodiscard]] int rename(const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                             std::uint64_t new_parent, std::string_view new_name,
+                             std::uint32_t flags) noexcept override;
+    [[nodiscard]] int link(const FuseCaller& caller, std::uint64_t node, std::uint64_t new_parent,
+                           std::string_view new_name, NodeEntry& entry) noexcept override;
+    [[nodiscard]] int open(const FuseCaller& caller, std::uint64_t node, const FuseOpenIn& request,
+                           OpenedFile& opened) noexcept override;
+    [[nodiscard]] int create(const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                             const FuseCreateIn& request, NodeEntry& entry, OpenedFile& opened) noexcept override;
+    [[nodiscard]] int read(const FuseCaller& caller, std::uint64_t node, const FuseReadIn& request,
+                           ReadAnswer& answer) noexcept override;
+    [[nodiscard]] int write(const FuseCaller& caller, std::uint64_t node, const FuseWriteIn& request,
+                            std::span<const std::byte> data, std::uint32_t& written_bytes) noexcept override;
+    [[nodiscard]] int flush(const FuseCaller& caller, std::uint64_t node, const FuseFlushIn& request) noexcept override;
+    [[nodiscard]] int release(const FuseCaller& caller, std::uint64_t node,
+                              const FuseReleaseIn& request) noexcept override;
+    [[nodiscard]] int fsync(const FuseCaller& caller, std::uint64_t node, std::uint64_t handle,
+                            bool data_only) noexcept override;
+    [[nodiscard]] int fallocate(const FuseCaller& caller, std::uint64_t node,
+                                const FuseFallocateIn& request) noexcept override;
+    [[nodiscard]] int lseek(const FuseCaller& caller, std::uint64_t node, const FuseLseekIn& request,
+                            std::uint64_t& offset_bytes) noexcept override;
+    [[nodiscard]] int copy_file_range(const FuseCaller& caller, std::uint64_t node, const FuseCopyFileRangeIn& request,
+                                      std::uint64_t& copied_bytes) noexcept override;
+    [[nodiscard]] int opendir(const FuseCaller& caller, std::uint64_t node, const FuseOpenIn& request,
+                              OpenedFile& opened) noexcept override;
+    [[nodiscard]] int readdir(const FuseCaller& caller, std::uint64_t node, std::uint64_t handle, std::uint64_t offset,
+                              bool plus, DirectoryWriter& writer) noexcept override;
+    [[nodiscard]] int releasedir(const FuseCaller& caller, std::uint64_t node, std::uint64_t handle) noexcept override;
+    [[nodiscard]] int setxattr(const FuseCaller& caller, std::uint64_t node, std::string_view name,
+                               std::span<const std::byte> value, std::uint32_t flags) noexcept override;
+    [[nodiscard]] int getxattr(const FuseCaller& caller, std::uint64_t node, std::string_view name,
+                               std::string& value) noexcept override;
+    [[nodiscard]] int listxattr(const FuseCaller& caller, std::uint64_t node, std::string& names) noexcept override;
+    [[nodiscard]] int removexattr(const FuseCaller& caller, std::uint64_t node,
+                                  std::string_view name) noexcept override;
+    [[nodiscard]] int statfs(const FuseCaller& caller, std::uint64_t node, FuseStatfs& statfs) noexcept override;
+    [[nodiscard]] std::uint64_t held_nodes() const noexcept override { return nodes_.held(); }
+    [[nodiscard]] std::uint64_t open_handles() const noexcept override;
+
+private:
+    struct Listed {
+        std::string name;
+        std::uint32_t type = 0;
+    };
+    struct Handle {
+        std::uint64_t node = 0;
+        bool directory = false;
+        std::vector<Listed> entries;  // as of the last readdir from the beginning
+    };
+
+    // Asks the callable with the GIL; `use` reads the answer, still with it. What fails on the way is EIO.
+    template <typename Use, typename... Arguments>
+    [[nodiscard]] int ask(const char* operation, const FuseCaller& caller, Use use,
+                          const Arguments&... arguments) noexcept;
+    // The same, where only the errno is of interest.
+    template <typename... Arguments>
+    [[nodiscard]] int tell(const char* operation, const FuseCaller& caller, const Arguments&... arguments) noexcept;
+    // For an operation that makes `name` there: its attributes come back, and a node for it.
+    template <typename... Arguments>
+    [[nodiscard]] int make(const char* operation, const FuseCaller& caller, std::uint64_t parent, std::string_view name,
+                           NodeEntry& entry, const Arguments&... arguments) noexcept;
+    // The path of a node whose handle is open, too.
+    [[nodiscard]] int path_of(std::uint64_t node, std::uint64_t handle, std::string& path) const noexcept;
+    [[nodiscard]] int add_handle(std::uint64_t node, bool directory, std::uint64_t& handle) noexcept;
+    [[nodiscard]] int check_handle(std::uint64_t node, std::uint64_t handle, bool directory) const noexcept;
+    void drop_handle(std::uint64_t handle) noexcept;
+
+    PyObject* call_;
+    PathNodes nodes_;
+    mutable std::mutex mutex_;  // of what follows
+    std::unordered_map<std::uint64_t, Handle> handles_;
+    std::uint64_t next_handle_ = 1;
+};
+
+}  // namespace vmthaw::bindings
