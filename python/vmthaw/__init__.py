@@ -10,6 +10,7 @@ from vmthaw._version import __version__
 if TYPE_CHECKING:
     from vmthaw.dax import DaxMapper, DaxPolicy, DaxSession, HostFiles, WindowMapper
     from vmthaw.devices import Buses, Serial
+    from vmthaw.filesystem import FileSystem, FileSystemBackend, FuseDispatcher, MemoryFs, PythonFs
     from vmthaw.kvm import Exit, GuestArch, GuestMemory, Kvm, Vcpu, Vm, decode_exit
     from vmthaw.machine import GuestReport, Machine, VmmProcess, Workload
     from vmthaw.pager import (
@@ -80,9 +81,12 @@ _HOMES = {
     "Feature": "vmthaw.userfaultfd",
     "Features": "vmthaw.userfaultfd",
     "FileSource": "vmthaw.source",
+    "FileSystem": "vmthaw.filesystem",
+    "FileSystemBackend": "vmthaw.filesystem",
     "FillMode": "vmthaw.pager",
     "FillOutcome": "vmthaw.userfaultfd",
     "FillStatus": "vmthaw.userfaultfd",
+    "FuseDispatcher": "vmthaw.filesystem",
     "GuestArch": "vmthaw.kvm",
     "GuestMemory": "vmthaw.kvm",
     "GuestReport": "vmthaw.machine",
@@ -92,6 +96,7 @@ _HOMES = {
     "Liveness": "vmthaw.userfaultfd",
     "LivenessChecker": "vmthaw.userfaultfd",
     "Machine": "vmthaw.machine",
+    "MemoryFs": "vmthaw.filesystem",
     "MemoryLayout": "vmthaw.pager",
     "PageServer": "vmthaw.server",
     "PageSource": "vmthaw.source",
@@ -101,6 +106,7 @@ _HOMES = {
     "PagerStats": "vmthaw.pager",
     "Placement": "vmthaw.pager",
     "PrewarmList": "vmthaw.pager",
+    "PythonFs": "vmthaw.filesystem",
     "PythonSource": "vmthaw.source",
     "Region": "vmthaw.pager",
     "RunEnd": "vmthaw.run_loop",
@@ -148,9 +154,12 @@ __all__ = [
     "Feature",
     "Features",
     "FileSource",
+    "FileSystem",
+    "FileSystemBackend",
     "FillMode",
     "FillOutcome",
     "FillStatus",
+    "FuseDispatcher",
     "GuestArch",
     "GuestMemory",
     "GuestReport",
@@ -160,6 +169,7 @@ __all__ = [
     "Liveness",
     "LivenessChecker",
     "Machine",
+    "MemoryFs",
     "MemoryLayout",
     "PageServer",
     "PageSource",
@@ -169,6 +179,7 @@ __all__ = [
     "PagerStats",
     "Placement",
     "PrewarmList",
+    "PythonFs",
     "PythonSource",
     "Region",
     "RunEnd",

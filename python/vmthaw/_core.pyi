@@ -1337,3 +1337,44 @@ class DaxSession:
 
 def _measure_dax_window(turns: int) -> tuple[float, float]: ...
 def _measure_dax_live(live: int, turns: int) -> float: ...
+
+# file systems and FUSE
+class FileSystem:
+    @property
+    def held_nodes(self) -> int: ...
+    @property
+    def open_handles(self) -> int: ...
+    @property
+    def takes_gil(self) -> bool: ...
+
+class MemoryFs(FileSystem):
+    def __init__(
+        self,
+        *,
+        capacity: int = 0,
+        max_files: int = 1048576,
+        root_uid: int = 0,
+        root_gid: int = 0,
+        root_mode: int = 493,
+    ) -> None: ...
+
+class PythonFsCore(FileSystem):
+    def __init__(self, call: Callable[..., tuple[int, Any]]) -> None: ...
+
+class FuseDispatcher:
+    def __init__(
+        self,
+        file_system: FileSystem,
+        *,
+        max_write: int = 1048576,
+        entry_timeout: float = 1.0,
+        attr_timeout: float = 1.0,
+    ) -> None: ...
+    def dispatch(self, request: Buffer) -> bytes | None: ...
+    def reset(self) -> None: ...
+    @property
+    def initialized(self) -> bool: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def malformed(self) -> int: ...

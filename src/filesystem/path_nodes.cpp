@@ -37,7 +37,7 @@ int PathNodes::path_of(std::uint64_t node, std::string& path) const noexcept {
         path.clear();
         const int error = append_path(node, path);
         if (path.empty()) {
-            path = "/";
+            path.push_back('/');
         }
         return error;
     } catch (const std::bad_alloc&) {

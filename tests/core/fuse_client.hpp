@@ -23,17 +23,24 @@ namespace vmthaw {
 
 using Bytes = std::vector<std::byte>;
 
+// With memcpy: GCC 12 sees an overflow in vector::insert() where there is none.
+inline void append_bytes(Bytes& bytes, std::span<const std::byte> part) {
+    const std::size_t at = bytes.size();
+    bytes.resize(at + part.size());
+    if (!part.empty()) {
+        std::memcpy(bytes.data() + at, part.data(), part.size());
+    }
+}
+
 template <typename Structure>
 void append(Bytes& bytes, const Structure& structure) {
-    const auto part = std::as_bytes(std::span(&structure, 1));
-    bytes.insert(bytes.end(), part.begin(), part.end());
+    append_bytes(bytes, std::as_bytes(std::span(&structure, 1)));
 }
 
 // A text with the NUL behind it.
 inline void append_text(Bytes& bytes, std::string_view text) {
-    const auto part = std::as_bytes(std::span(text));
-    bytes.insert(bytes.end(), part.begin(), part.end());
-    bytes.push_back(std::byte{0});
+    append_bytes(bytes, std::as_bytes(std::span(text)));
+    bytes.resize(bytes.size() + 1);
 }
 
 struct Answer {
@@ -77,7 +84,7 @@ public:
         header.pid = 7;
         Bytes request;
         append(request, header);
-        request.insert(request.end(), body.begin(), body.end());
+        append_bytes(request, body);
         return request;
     }
     Answer send(const Bytes& request) {
@@ -154,8 +161,7 @@ public:
                  std::uint32_t write_flags = 0) {
         Bytes body;
         append(body, FuseWriteIn{handle, offset, static_cast<std::uint32_t>(text.size()), write_flags, 0, 0, 0});
-        const auto part = std::as_bytes(std::span(text));
-        body.insert(body.end(), part.begin(), part.end());
+        append_bytes(body, std::as_bytes(std::span(text)));
         return ask(FuseOpcode::write, node, body);
     }
     Answer read(std::uint64_t node, std::uint64_t handle, std::uint64_t offset, std::uint32_t size) {
