@@ -91,11 +91,11 @@ class FileSystem:
         return
 
     def truncate(self, path: PurePosixPath, size: int, handle: Any) -> MaybeAsync[None]:
-        """Cuts or extends to `size` bytes; `handle` is None for truncate(2)."""
+        """Cuts or extends to `size` bytes; `handle` is None where the caller has not opened the file."""
         raise NotImplementedError
 
     def fallocate(self, path: PurePosixPath, mode: int, offset: int, length: int, handle: Any) -> MaybeAsync[None]:
-        """Allocates or frees; `mode` as FALLOC_FL_... of the system call."""
+        """Allocates or frees a range; `mode` has FALLOC_FL_... bits."""
         raise NotImplementedError
 
     def lseek(self, path: PurePosixPath, offset: int, whence: int, handle: Any) -> MaybeAsync[int]:

@@ -63,7 +63,10 @@ std::uint64_t MemoryData::missing_pages(std::uint64_t offset, std::uint64_t leng
     const std::uint64_t first = offset / kMemoryPage_bytes;
     const std::uint64_t end = end_page(offset, length);
     if (file_) {
-        return memfd_missing_pages(file_.get(), first, end, size_bytes_);
+        // What fallocate took and nobody has written looks like a hole there; the file as a whole knows better.
+        const std::uint64_t all = std::max(end, (size_bytes_ + kMemoryPage_bytes - 1) / kMemoryPage_bytes);
+        const std::uint64_t untaken = all - std::min(all, used_bytes_ / kMemoryPage_bytes);
+        return std::min(untaken, memfd_missing_pages(file_.get(), first, end, size_bytes_));
     }
     const auto present = std::distance(pages_.lower_bound(first), pages_.lower_bound(end));
     return end - first - static_cast<std::uint64_t>(present);
