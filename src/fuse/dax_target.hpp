@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "fuse_protocol/fuse_attributes.hpp"
 
@@ -23,8 +24,11 @@ public:
     virtual void reset() noexcept = 0;
     // log2 of the granule, for INIT.
     [[nodiscard]] virtual std::uint16_t map_alignment() const noexcept = 0;
-    // Per-inode DAX: whether this regular file is to be mapped.
-    [[nodiscard]] virtual bool uses_dax(std::uint64_t node, const FuseAttr& attr) noexcept = 0;
+    // Per-inode DAX: whether this regular file is to be mapped. `name`: by which the client has found or made it; empty
+    // where it asks for attributes alone, and is to hear the same as before.
+    [[nodiscard]] virtual bool uses_dax(std::uint64_t node, const FuseAttr& attr, std::string_view name) noexcept = 0;
+    // The client has forgotten the node (or one of its look-ups): what it opens next is another file.
+    virtual void forgotten(std::uint64_t node) noexcept = 0;
 };
 
 }  // namespace vmthaw

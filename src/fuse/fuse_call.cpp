@@ -15,16 +15,17 @@ std::uint64_t chosen_ttl_ns(std::uint64_t given_ns, std::uint64_t servers_ns) no
 
 }  // namespace
 
-FuseAttr FuseCall::wire(std::uint64_t node, const FuseAttr& attr) const noexcept {
+FuseAttr FuseCall::wire(std::uint64_t node, const FuseAttr& attr, std::string_view name) const noexcept {
     FuseAttr told = attr;
     told.flags &= ~kFuseAttrDax;
-    if ((session.flags & kFuseHasInodeDax) != 0 && dax != nullptr && S_ISREG(attr.mode) && dax->uses_dax(node, attr)) {
+    if ((session.flags & kFuseHasInodeDax) != 0 && dax != nullptr && S_ISREG(attr.mode) &&
+        dax->uses_dax(node, attr, name)) {
         told.flags |= kFuseAttrDax;
     }
     return told;
 }
 
-FuseEntryOut FuseCall::wire(const NodeEntry& entry) const noexcept {
+FuseEntryOut FuseCall::wire(const NodeEntry& entry, std::string_view name) const noexcept {
     const std::uint64_t entry_ttl_ns = chosen_ttl_ns(entry.entry_ttl_ns, session.entry_ttl_ns);
     const std::uint64_t attr_ttl_ns = chosen_ttl_ns(entry.attr_ttl_ns, session.attr_ttl_ns);
     FuseEntryOut out_entry;
@@ -34,7 +35,7 @@ FuseEntryOut FuseCall::wire(const NodeEntry& entry) const noexcept {
     out_entry.entry_valid_nsec = static_cast<std::uint32_t>(entry_ttl_ns % kSecond_ns);
     out_entry.attr_valid = attr_ttl_ns / kSecond_ns;
     out_entry.attr_valid_nsec = static_cast<std::uint32_t>(attr_ttl_ns % kSecond_ns);
-    out_entry.attr = wire(entry.node, entry.attr);
+    out_entry.attr = wire(entry.node, entry.attr, name);
     return out_entry;
 }
 
@@ -43,7 +44,7 @@ FuseAttrOut FuseCall::wire(std::uint64_t node, const NodeAttributes& attributes)
     FuseAttrOut out_attr;
     out_attr.attr_valid = ttl_ns / kSecond_ns;
     out_attr.attr_valid_nsec = static_cast<std::uint32_t>(ttl_ns % kSecond_ns);
-    out_attr.attr = wire(node, attributes.attr);
+    out_attr.attr = wire(node, attributes.attr, {});
     return out_attr;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "filesystem/file_system.hpp"
 #include "fuse/dax_target.hpp"
@@ -29,9 +30,15 @@ struct FuseCall {
         const FuseInHeader& header = in.header();
         return {header.unique, header.uid, header.gid, header.pid};
     }
-    [[nodiscard]] FuseAttr wire(std::uint64_t node, const FuseAttr& attr) const noexcept;
-    [[nodiscard]] FuseEntryOut wire(const NodeEntry& entry) const noexcept;
+    [[nodiscard]] FuseAttr wire(std::uint64_t node, const FuseAttr& attr, std::string_view name) const noexcept;
+    [[nodiscard]] FuseEntryOut wire(const NodeEntry& entry, std::string_view name) const noexcept;
     [[nodiscard]] FuseAttrOut wire(std::uint64_t node, const NodeAttributes& attributes) const noexcept;
+    void forget(std::uint64_t forgotten, std::uint64_t lookups) const noexcept {
+        file_system.forget(forgotten, lookups);
+        if (dax != nullptr) {
+            dax->forgotten(forgotten);
+        }
+    }
     // Puts `answer` if `error` is 0, and passes `error` on.
     template <typename Structure>
     [[nodiscard]] int reply(int error, const Structure& answer) const noexcept {

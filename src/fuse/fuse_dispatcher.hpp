@@ -10,7 +10,7 @@
 #include "filesystem/file_system_values.hpp"
 #include "fuse/dax_target.hpp"
 #include "fuse/fuse_session.hpp"
-#include "fuse/session_gate.hpp"
+#include "fuse/fuse_gate.hpp"
 #include "fuse_protocol/reply_writer.hpp"
 #include "fuse_protocol/request_reader.hpp"
 
@@ -73,7 +73,7 @@ private:
     std::shared_ptr<FileSystem> file_system_;
     FuseDispatcherConfig config_;
     std::shared_ptr<DaxTarget> dax_;
-    SessionGate gate_;
+    FuseGate gate_;
     FuseSession session_;      // changed while the gate is closed and nobody inside
     bool has_client_ = false;  // likewise: the file system was told of one
     std::atomic<std::uint64_t> requests_{0};

@@ -21,7 +21,7 @@ public:
     }
     [[nodiscard]] bool add_entry(std::string_view name, const NodeEntry& entry,
                                  std::uint64_t next_offset) noexcept override {
-        return packer_.add_plus(name, call_.wire(entry),
+        return packer_.add_plus(name, call_.wire(entry, name),
                                 {entry.attr.ino, next_offset, 0, (entry.attr.mode & S_IFMT) >> 12U});
     }
     [[nodiscard]] std::size_t used_bytes() const noexcept { return packer_.used_bytes(); }

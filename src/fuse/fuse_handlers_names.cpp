@@ -23,9 +23,10 @@ int do_rename(FuseCall& call, std::uint64_t new_parent, std::uint32_t flags) noe
     return call.file_system.rename(call.caller(), call.node(), name, new_parent, new_name, flags);
 }
 
-int reply_created(FuseCall& call, int error, const NodeEntry& entry, const OpenedFile& opened) noexcept {
+int reply_created(FuseCall& call, int error, const NodeEntry& entry, std::string_view name,
+                  const OpenedFile& opened) noexcept {
     if (error == 0) {
-        call.out.put(call.wire(entry));
+        call.out.put(call.wire(entry, name));
         call.out.put(FuseOpenOut{opened.handle, opened.open_flags, 0});
     }
     return error;
@@ -41,13 +42,13 @@ int lookup(FuseCall& call) noexcept {
     }
     NodeEntry entry;
     const int error = call.file_system.lookup(call.caller(), call.node(), name, entry);
-    return call.reply(error, call.wire(entry));
+    return call.reply(error, call.wire(entry, name));
 }
 
 int forget(FuseCall& call) noexcept {
     const auto request = call.in.take<FuseForgetIn>("forget");
     if (call.in.error() == 0) {
-        call.file_system.forget(call.node(), request.nlookup);
+        call.forget(call.node(), request.nlookup);
     }
     return call.in.error();
 }
@@ -60,7 +61,7 @@ int batch_forget(FuseCall& call) noexcept {
     for (std::size_t at = 0; at < entries.size(); at += sizeof(FuseForgetOne)) {
         FuseForgetOne one;
         std::memcpy(&one, entries.data() + at, sizeof one);
-        call.file_system.forget(one.nodeid, one.nlookup);
+        call.forget(one.nodeid, one.nlookup);
     }
     return call.in.error();
 }
@@ -83,7 +84,7 @@ int symlink(FuseCall& call) noexcept {
     }
     NodeEntry entry;
     const int error = call.file_system.symlink(call.caller(), call.node(), name, target, entry);
-    return call.reply(error, call.wire(entry));
+    return call.reply(error, call.wire(entry, name));
 }
 
 int mknod(FuseCall& call) noexcept {
@@ -95,7 +96,7 @@ int mknod(FuseCall& call) noexcept {
     }
     NodeEntry entry;
     const int error = call.file_system.mknod(call.caller(), call.node(), name, request, entry);
-    return call.reply(error, call.wire(entry));
+    return call.reply(error, call.wire(entry, name));
 }
 
 int mkdir(FuseCall& call) noexcept {
@@ -107,7 +108,7 @@ int mkdir(FuseCall& call) noexcept {
     }
     NodeEntry entry;
     const int error = call.file_system.mkdir(call.caller(), call.node(), name, request, entry);
-    return call.reply(error, call.wire(entry));
+    return call.reply(error, call.wire(entry, name));
 }
 
 int unlink(FuseCall& call) noexcept {
@@ -141,7 +142,7 @@ int link(FuseCall& call) noexcept {
     }
     NodeEntry entry;
     const int error = call.file_system.link(call.caller(), request.oldnodeid, call.node(), name, entry);
-    return call.reply(error, call.wire(entry));
+    return call.reply(error, call.wire(entry, name));
 }
 
 int create(FuseCall& call) noexcept {
@@ -154,7 +155,7 @@ int create(FuseCall& call) noexcept {
     NodeEntry entry;
     OpenedFile opened;
     const int error = call.file_system.create(call.caller(), call.node(), name, request, entry, opened);
-    return reply_created(call, error, entry, opened);
+    return reply_created(call, error, entry, name, opened);
 }
 
 int tmpfile(FuseCall& call) noexcept {
@@ -166,7 +167,7 @@ int tmpfile(FuseCall& call) noexcept {
     NodeEntry entry;
     OpenedFile opened;
     const int error = call.file_system.tmpfile(call.caller(), call.node(), request, entry, opened);
-    return reply_created(call, error, entry, opened);
+    return reply_created(call, error, entry, {}, opened);
 }
 
 }  // namespace vmthaw::fuse_handlers

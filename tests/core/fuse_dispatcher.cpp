@@ -32,12 +32,18 @@ public:
     }
     void reset() noexcept override { ++resets; }
     std::uint16_t map_alignment() const noexcept override { return 14; }
-    bool uses_dax(std::uint64_t /*node*/, const FuseAttr& attr) noexcept override { return attr.size > 4; }
+    bool uses_dax(std::uint64_t /*node*/, const FuseAttr& attr, std::string_view name) noexcept override {
+        last_name = name;
+        return attr.size > 4;
+    }
+    void forgotten(std::uint64_t node) noexcept override { last_forgotten = node; }
 
     int answer = 0;
     int resets = 0;
     std::uint64_t last_node = 0;
     std::size_t last_bytes = 0;
+    std::string last_name;
+    std::uint64_t last_forgotten = 0;
 };
 
 TEST_F(FuseDispatch, RefusesAConfigurationOutOfBounds) {
@@ -230,7 +236,9 @@ TEST_F(FuseDispatch, TakesMappingsToTheDaxTargetAndSaysItsAlignment) {
     EXPECT_EQ(dax->last_bytes, 20U);
 
     const auto [node, handle] = guest.create(1, "grows");
+    EXPECT_EQ(dax->last_name, "grows");
     EXPECT_EQ(guest.getattr(node).flags & kFuseAttrDax, 0U);
+    EXPECT_EQ(dax->last_name, "");
     guest.write(node, handle, 0, "long enough");
     EXPECT_NE(guest.getattr(node).flags & kFuseAttrDax, 0U);
     EXPECT_EQ(guest.getattr(1).flags & kFuseAttrDax, 0U);

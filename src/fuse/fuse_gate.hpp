@@ -9,12 +9,12 @@ namespace vmthaw {
 
 // Lets requests through while a client is there, and keeps them out while one comes or goes. No lock is held while a
 // request or the change of clients runs; begun requests are waited for, new ones refused. Any thread.
-class SessionGate {
+class FuseGate {
 public:
-    SessionGate() = default;
-    SessionGate(const SessionGate&) = delete;
-    SessionGate& operator=(const SessionGate&) = delete;
-    ~SessionGate() = default;
+    FuseGate() = default;
+    FuseGate(const FuseGate&) = delete;
+    FuseGate& operator=(const FuseGate&) = delete;
+    ~FuseGate() = default;
 
     // false: nobody is there. True: leave() must follow.
     [[nodiscard]] bool enter() noexcept;

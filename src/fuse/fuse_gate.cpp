@@ -1,8 +1,8 @@
-#include "fuse/session_gate.hpp"
+#include "fuse/fuse_gate.hpp"
 
 namespace vmthaw {
 
-bool SessionGate::enter() noexcept {
+bool FuseGate::enter() noexcept {
     if ((state_.fetch_add(1) & kClosed) == 0) {
         return true;
     }
@@ -10,7 +10,7 @@ bool SessionGate::enter() noexcept {
     return false;
 }
 
-void SessionGate::leave() noexcept {
+void FuseGate::leave() noexcept {
     if (state_.fetch_sub(1) == (kClosed | 1)) {
         // With the lock, or the waiter could look before and sleep after.
         const std::lock_guard lock(mutex_);
@@ -18,7 +18,7 @@ void SessionGate::leave() noexcept {
     }
 }
 
-bool SessionGate::begin_change() noexcept {
+bool FuseGate::begin_change() noexcept {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return !changing_; });
     changing_ = true;
@@ -27,7 +27,7 @@ bool SessionGate::begin_change() noexcept {
     return was_open;
 }
 
-void SessionGate::finish_change(bool open) noexcept {
+void FuseGate::finish_change(bool open) noexcept {
     const std::lock_guard lock(mutex_);
     if (open) {
         state_.fetch_and(~kClosed);
