@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -59,11 +59,12 @@ def client(fs: DictFs) -> Iterator[Client]:
     assert fs.open_files == []
 
 
-def errno_of(call: Awaitable[Any] | Any, *arguments: Any) -> int:
-    with pytest.raises(OSError, match="") as error:
+def errno_of(call: Callable[..., Any], *arguments: Any) -> int | None:
+    try:
         call(*arguments)
-    assert error.value.errno is not None
-    return error.value.errno
+    except OSError as error:
+        return error.errno
+    return 0
 
 
 def test_three_methods_make_a_file_that_can_be_read() -> None:
@@ -284,7 +285,7 @@ def test_an_interrupt_cancels_the_coroutine_of_its_request() -> None:
     client = client_of(fs)
     node, _ = client.lookup(ROOT, "hello")
     handle = client.open(node)
-    errors: list[int] = []
+    errors: list[int | None] = []
 
     def read() -> None:
         errors.append(errno_of(lambda: client.read(node, handle, unique=40)))
