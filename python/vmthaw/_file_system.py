@@ -58,7 +58,6 @@ class FileSystem:
 
     def access(self, path: PurePosixPath, mask: int) -> MaybeAsync[None]:
         """Asked only where the kernel does not check permissions. Raise PermissionError to refuse."""
-        return
 
     # Bytes
 
@@ -80,15 +79,12 @@ class FileSystem:
 
     def flush(self, path: PurePosixPath, handle: Any) -> MaybeAsync[None]:
         """At each close(2) of a descriptor; an error is that call's error."""
-        return
 
     def fsync(self, path: PurePosixPath, data_only: bool, handle: Any) -> MaybeAsync[None]:
         """Has the bytes last; with `data_only` not the attributes."""
-        return
 
     def release(self, path: PurePosixPath, handle: Any) -> MaybeAsync[None]:
         """The last descriptor of this handle has gone. Called exactly once for each `open` and `create`."""
-        return
 
     def truncate(self, path: PurePosixPath, size: int, handle: Any) -> MaybeAsync[None]:
         """Cuts or extends to `size` bytes; `handle` is None where the caller has not opened the file."""
@@ -166,8 +162,6 @@ class FileSystem:
 
     def init(self) -> MaybeAsync[None]:
         """A client is there. An exception refuses it."""
-        return
 
     def destroy(self) -> MaybeAsync[None]:
         """The client has gone, and every handle with it."""
-        return
