@@ -13,7 +13,7 @@ namespace vmthaw::bindings {
 
 void register_file_system(py::module_& module) {
     py::classh<FileSystem, DaxBackend>(module, "FileSystem", py::release_gil_before_calling_cpp_dtor(),
-                           "What a FuseServer serves. Every method may be called from any thread.")
+                                       "What a FuseServer serves. Every method may be called from any thread.")
         .def_property_readonly("held_nodes", py::cpp_function(&FileSystem::held_nodes, ReleaseGil()),
                                "Files that the client knows, the root not counted; 0 after the unmount.")
         .def_property_readonly("open_handles", py::cpp_function(&FileSystem::open_handles, ReleaseGil()),

@@ -9,8 +9,8 @@
 #include "filesystem/file_system.hpp"
 #include "filesystem/file_system_values.hpp"
 #include "fuse/dax_target.hpp"
-#include "fuse/fuse_session.hpp"
 #include "fuse/fuse_gate.hpp"
+#include "fuse/fuse_session.hpp"
 #include "fuse_protocol/reply_writer.hpp"
 #include "fuse_protocol/request_reader.hpp"
 
