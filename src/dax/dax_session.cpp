@@ -14,9 +14,9 @@
 namespace vmthaw {
 namespace {
 
-std::shared_ptr<HeldLease> make_held(std::uint64_t node, const SetupMappingIn& in) noexcept {
+std::unique_ptr<HeldLease> make_held(std::uint64_t node, const SetupMappingIn& in) noexcept {
     try {
-        auto held = std::make_shared<HeldLease>();
+        auto held = std::make_unique<HeldLease>();
         held->node = node;
         held->window_offset = in.window_offset;
         held->length_bytes = in.length_bytes;
@@ -89,7 +89,7 @@ int DaxSession::set_up(std::uint64_t node, const SetupMappingIn& in) noexcept {
 
 int DaxSession::set_up_in_turn(Turn& turn, std::uint64_t node, const SetupMappingIn& in, DaxEventKind& kind) noexcept {
     const WindowRange range{in.window_offset, in.length_bytes};
-    const std::shared_ptr<HeldLease> held = make_held(node, in);
+    std::unique_ptr<HeldLease> held = make_held(node, in);
     if (!held || !turn.take_spares()) {
         return ENOMEM;
     }
@@ -102,34 +102,34 @@ int DaxSession::set_up_in_turn(Turn& turn, std::uint64_t node, const SetupMappin
         return error;
     }
     ++stats_.leases_taken;
-    error = map_lease(turn, held);
+    error = map_lease(turn, *held);
     if (error != 0) {
         // Only what this request took: the mapper and the record are as they were.
         static_cast<void>(give_back(turn, *held));
         return error;
     }
     const bool exact = map_.is_exact(range);
-    std::shared_ptr<HeldLease> dead;
+    std::unique_ptr<HeldLease> dead;
     if (exact || !map_.is_hole(range)) {
         ++(exact ? stats_.replaced : stats_.overlapped);
         kind = DaxEventKind::replace;
         map_.carve(range, turn.spares, dead);
     }
-    map_.insert(range, held, turn.spares);
     order_.add(*held);
+    map_.insert(range, std::move(held), turn.spares);
     ++stats_.set_ups;
     // The new mapping stands; what the backend says about the old one's end is its own affair.
     static_cast<void>(release(turn, std::move(dead)));
     return 0;
 }
 
-int DaxSession::map_lease(Turn& turn, const std::shared_ptr<HeldLease>& held) noexcept {
-    const WindowRange range{held->window_offset, held->length_bytes};
-    if (const int error = check_lease(held->lease, range.length, backend_->gives_regular_files()); error != 0) {
+int DaxSession::map_lease(Turn& turn, const HeldLease& held) noexcept {
+    const WindowRange range{held.window_offset, held.length_bytes};
+    if (const int error = check_lease(held.lease, range.length, backend_->gives_regular_files()); error != 0) {
         return error;
     }
     const int error = turn.call([&] {
-        return mapper_->map(config_.guest_base + range.start, held->part(range.start, range.length), held->prot);
+        return mapper_->map(config_.guest_base + range.start, held.part(range.start, range.length), held.prot);
     });
     if (error != 0) {
         restore(turn, range);
@@ -150,7 +150,7 @@ void DaxSession::restore(Turn& turn, const WindowRange& range) noexcept {
         });
         if (error != 0) {
             ++stats_.lost;
-            std::shared_ptr<HeldLease> dead;
+            std::unique_ptr<HeldLease> dead;
             map_.carve(found->range, turn.spares, dead);
             static_cast<void>(release(turn, std::move(dead)));
         }

@@ -67,7 +67,7 @@ private:
     class Turn;
     [[nodiscard]] int set_up_in_turn(Turn& turn, std::uint64_t node, const SetupMappingIn& in,
                                      DaxEventKind& kind) noexcept;
-    [[nodiscard]] int map_lease(Turn& turn, const std::shared_ptr<HeldLease>& held) noexcept;
+    [[nodiscard]] int map_lease(Turn& turn, const HeldLease& held) noexcept;
     void restore(Turn& turn, const WindowRange& range) noexcept;
     [[nodiscard]] int make_room(Turn& turn, const WindowRange& range) noexcept;
     [[nodiscard]] bool evict(Turn& turn, const HeldLease& victim, const WindowRange& range) noexcept;
@@ -79,7 +79,7 @@ private:
         [[nodiscard]] int error() const noexcept { return mapper_error != 0 ? mapper_error : backend_error; }
     };
     [[nodiscard]] Cleared clear(Turn& turn, const WindowRange& range, const HeldLease* only) noexcept;
-    [[nodiscard]] int release(Turn& turn, std::shared_ptr<HeldLease> dead) noexcept;
+    [[nodiscard]] int release(Turn& turn, std::unique_ptr<HeldLease> dead) noexcept;
     [[nodiscard]] int give_back(Turn& turn, const HeldLease& held) noexcept;
     [[nodiscard]] int clear_all(bool closing) noexcept;
     [[nodiscard]] int refuse_if_gone() const noexcept;

@@ -17,13 +17,13 @@ DaxSession::Cleared DaxSession::clear(Turn& turn, const WindowRange& range, cons
             break;
         }
         at = found->range.end();
-        if (only != nullptr && found->held.get() != only) {
+        if (only != nullptr && found->held != only) {
             continue;
         }
         ++cleared.pieces;
         const int error =
             turn.call([&] { return mapper_->unmap(config_.guest_base + found->range.start, found->range.length); });
-        std::shared_ptr<HeldLease> dead;
+        std::unique_ptr<HeldLease> dead;
         map_.carve(found->range, turn.spares, dead);
         const int released = release(turn, std::move(dead));
         cleared.mapper_error = cleared.mapper_error != 0 ? cleared.mapper_error : error;
@@ -32,10 +32,10 @@ DaxSession::Cleared DaxSession::clear(Turn& turn, const WindowRange& range, cons
     return cleared;
 }
 
-int DaxSession::release(Turn& turn, std::shared_ptr<HeldLease> dead) noexcept {
+int DaxSession::release(Turn& turn, std::unique_ptr<HeldLease> dead) noexcept {
     int first = 0;
     while (dead) {
-        const std::shared_ptr<HeldLease> one = std::exchange(dead, std::move(dead->next_dead));
+        const std::unique_ptr<HeldLease> one = std::exchange(dead, std::move(dead->next_dead));
         order_.remove(*one);
         const int error = give_back(turn, *one);
         first = first != 0 ? first : error;

@@ -8,8 +8,9 @@
 
 namespace vmthaw {
 
-// A lease that a session holds for one set-up, shared by the pieces that later requests left of it. It goes back to the
-// backend when `pieces` comes to 0. A node of two lists of the session: by age, and of those that are to go back.
+// A lease that a session holds for one set-up, owned by all the pieces that later requests left of it together. It goes
+// back to the backend when `pieces` comes to 0. A node of two lists of the session: by age, and of those that are to go
+// back.
 struct HeldLease {
     Lease lease;
     std::uint64_t node = 0;
@@ -20,7 +21,7 @@ struct HeldLease {
     std::size_t pieces = 0;
     HeldLease* older = nullptr;
     HeldLease* newer = nullptr;
-    std::shared_ptr<HeldLease> next_dead;
+    std::unique_ptr<HeldLease> next_dead;
 
     // What of the lease lies at a range of the window that one piece covers.
     [[nodiscard]] Lease part(std::uint64_t start, std::uint64_t length) const noexcept {

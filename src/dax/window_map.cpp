@@ -1,13 +1,11 @@
 #include "dax/window_map.hpp"
 
 #include <algorithm>
-#include <iterator>
+#include <array>
 #include <utility>
 
 namespace vmthaw {
 namespace {
-
-constexpr std::size_t kMostKept = 16;
 
 // std::vector grows by doubling in push_back, not in reserve().
 template <typename Vector>
@@ -17,24 +15,51 @@ void make_room_in(Vector& vector, std::size_t size) {
     }
 }
 
+// How many of the sorted numbers are at most `most`. Without branches: which way a look-up goes cannot be foreseen.
+std::size_t count_up_to(const std::uint64_t* numbers, std::size_t size, std::uint64_t most) noexcept {
+    if (size == 0) {
+        return 0;
+    }
+    std::size_t at = 0;
+    while (size > 1) {
+        const std::size_t half = size / 2;
+        at += half * static_cast<std::size_t>(numbers[at + half] <= most);
+        size -= half;
+    }
+    return at + static_cast<std::size_t>(numbers[at] <= most);
+}
+
 std::ptrdiff_t step(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
 
 }  // namespace
+
+WindowMap::~WindowMap() {
+    for (const Leaf* const leaf : leaves_) {
+        for (std::size_t slot = 0; slot < leaf->count; ++slot) {
+            HeldLease* const held = leaf->pieces[slot].held;
+            if (--held->pieces == 0) {
+                const std::unique_ptr<HeldLease> last(held);
+            }
+        }
+    }
+}
 
 void WindowMap::take_spares(Spares& spares) {
     const std::size_t promised = promised_ + (spares.taken_ ? 0 : spares.leaves_.size());
     make_room_in(firsts_, firsts_.size() + promised);
     make_room_in(leaves_, leaves_.size() + promised);
-    kept_.reserve(kMostKept);
-    for (std::unique_ptr<Leaf>& leaf : spares.leaves_) {
-        if (leaf) {
-            continue;
+    if (free_.size() < spares.leaves_.size()) {
+        make_room_in(blocks_, blocks_.size() + 1);
+        make_room_in(free_, (blocks_.size() + 1) * std::tuple_size_v<Block>);
+        blocks_.push_back(std::make_unique<Block>());
+        for (Leaf& leaf : *blocks_.back()) {
+            free_.push_back(&leaf);
         }
-        if (kept_.empty()) {
-            leaf = std::make_unique<Leaf>();
-        } else {
-            leaf = std::move(kept_.back());
-            kept_.pop_back();
+    }
+    for (Leaf*& leaf : spares.leaves_) {
+        if (leaf == nullptr) {
+            leaf = free_.back();
+            free_.pop_back();
         }
     }
     promised_ = promised;
@@ -46,24 +71,35 @@ void WindowMap::give_back(Spares& spares) noexcept {
         return;
     }
     promised_ -= spares.leaves_.size();
-    for (std::unique_ptr<Leaf>& leaf : spares.leaves_) {
-        if (leaf && kept_.size() < kMostKept) {
-            kept_.push_back(std::move(leaf));
+    for (Leaf*& leaf : spares.leaves_) {
+        if (leaf != nullptr) {
+            free_.push_back(std::exchange(leaf, nullptr));
         }
-        leaf.reset();
     }
 }
 
+// The last leaf that begins at the offset or before it, else the first.
+std::size_t WindowMap::leaf_of(std::uint64_t offset) const noexcept {
+    const std::size_t last = last_leaf_;
+    if (last < firsts_.size() && firsts_[last] <= offset &&
+        (last + 1 == firsts_.size() || offset < firsts_[last + 1])) {
+        return last;
+    }
+    last_leaf_ = count_up_to(firsts_.data(), firsts_.size(), offset);
+    last_leaf_ -= last_leaf_ > 0 ? 1 : 0;
+    return last_leaf_;
+}
+
 WindowMap::Place WindowMap::first_beyond(std::uint64_t offset) const noexcept {
-    const auto above = std::ranges::upper_bound(firsts_, offset);
-    if (above == firsts_.begin()) {
+    const std::size_t index = leaf_of(offset);
+    if (leaves_.empty()) {
         return {0, 0};
     }
-    const auto index = static_cast<std::size_t>(above - firsts_.begin()) - 1;
     const Leaf& leaf = *leaves_[index];
-    const auto* const end = leaf.starts.data() + leaf.count;
-    const auto slot = static_cast<std::size_t>(std::upper_bound(leaf.starts.data(), end, offset) - leaf.starts.data());
-    // The leaf begins at the offset or before it, so there is one.
+    const std::size_t slot = count_up_to(leaf.starts.data(), leaf.count, offset);
+    if (slot == 0) {
+        return {index, 0};
+    }
     const Place before{index, slot - 1};
     return leaf.starts[slot - 1] + leaf.pieces[slot - 1].length > offset ? before : after(before);
 }
@@ -114,7 +150,7 @@ std::uint64_t WindowMap::bytes_in(const WindowRange& range) const noexcept {
     return bytes;
 }
 
-void WindowMap::carve(const WindowRange& range, Spares& spares, std::shared_ptr<HeldLease>& dead) noexcept {
+void WindowMap::carve(const WindowRange& range, Spares& spares, std::unique_ptr<HeldLease>& dead) noexcept {
     Place place = first_beyond(range.start);
     while (begins_before(place, range.end())) {
         const std::uint64_t start = leaves_[place.leaf]->starts[place.slot];
@@ -136,17 +172,17 @@ void WindowMap::carve(const WindowRange& range, Spares& spares, std::shared_ptr<
         } else {
             if (--piece.held->pieces == 0) {
                 piece.held->next_dead = std::move(dead);
-                dead = std::move(piece.held);
+                dead.reset(piece.held);
             }
             place = erase(place);
         }
     }
 }
 
-void WindowMap::insert(const WindowRange& range, std::shared_ptr<HeldLease> held, Spares& spares) noexcept {
+void WindowMap::insert(const WindowRange& range, std::unique_ptr<HeldLease> held, Spares& spares) noexcept {
     ++held->pieces;
     mapped_bytes_ += range.length;
-    add(range.start, {range.length, std::move(held)}, spares);
+    add(range.start, {range.length, held.release()}, spares);
 }
 
 void WindowMap::move_start(const Place& place, std::uint64_t start) noexcept {
@@ -162,34 +198,30 @@ WindowMap::Place WindowMap::erase(const Place& place) noexcept {
               leaf.pieces.begin() + step(place.slot));
     --leaf.count;
     --size_;
-    leaf.pieces[leaf.count].held.reset();
     if (leaf.count > 0) {
         firsts_[place.leaf] = leaf.starts[0];
         return place.slot < leaf.count ? place : Place{place.leaf + 1, 0};
     }
-    if (kept_.size() < kept_.capacity()) {
-        kept_.push_back(std::move(leaves_[place.leaf]));
-    }
+    free_.push_back(&leaf);
     leaves_.erase(leaves_.begin() + step(place.leaf));
     firsts_.erase(firsts_.begin() + step(place.leaf));
     return {place.leaf, 0};
 }
 
 void WindowMap::add(std::uint64_t start, Piece piece, Spares& spares) noexcept {
-    std::unique_ptr<Leaf>& spare = spares.leaves_[spares.leaves_[0] ? 0 : 1];
+    Leaf*& spare = spares.leaves_[spares.leaves_[0] != nullptr ? 0 : 1];
     ++size_;
-    const auto above = std::ranges::upper_bound(firsts_, start);
-    std::size_t index = above == firsts_.begin() ? 0 : static_cast<std::size_t>(above - firsts_.begin()) - 1;
+    std::size_t index = leaf_of(start);
     if (leaves_.empty()) {
         spare->starts[0] = start;
-        add_leaf(0, std::move(spare));
+        add_leaf(0, *std::exchange(spare, nullptr));
     } else if (leaves_[index]->count == Leaf::kMost) {
         Leaf& full = *leaves_[index];
         constexpr std::size_t kHalf = Leaf::kMost / 2;
         std::move(full.starts.begin() + kHalf, full.starts.end(), spare->starts.begin());
         std::move(full.pieces.begin() + kHalf, full.pieces.end(), spare->pieces.begin());
         full.count = spare->count = kHalf;
-        add_leaf(index + 1, std::move(spare));
+        add_leaf(index + 1, *std::exchange(spare, nullptr));
         index += start > firsts_[index + 1] ? 1 : 0;
     }
     Leaf& leaf = *leaves_[index];
@@ -200,21 +232,21 @@ void WindowMap::add(std::uint64_t start, Piece piece, Spares& spares) noexcept {
     std::move_backward(leaf.pieces.begin() + slot, leaf.pieces.begin() + step(leaf.count),
                        leaf.pieces.begin() + step(leaf.count) + 1);
     leaf.starts[static_cast<std::size_t>(slot)] = start;
-    leaf.pieces[static_cast<std::size_t>(slot)] = std::move(piece);
+    leaf.pieces[static_cast<std::size_t>(slot)] = piece;
     ++leaf.count;
     firsts_[index] = leaf.starts[0];
 }
 
 // Within the capacity that take_spares() made.
-void WindowMap::add_leaf(std::size_t index, std::unique_ptr<Leaf> leaf) noexcept {
-    firsts_.insert(firsts_.begin() + step(index), leaf->starts[0]);
-    leaves_.insert(leaves_.begin() + step(index), std::move(leaf));
+void WindowMap::add_leaf(std::size_t index, Leaf& leaf) noexcept {
+    firsts_.insert(firsts_.begin() + step(index), leaf.starts[0]);
+    leaves_.insert(leaves_.begin() + step(index), &leaf);
 }
 
 std::vector<WindowMap::Found> WindowMap::list() const {
     std::vector<Found> found;
     found.reserve(size_);
-    for (const std::unique_ptr<Leaf>& leaf : leaves_) {
+    for (const Leaf* const leaf : leaves_) {
         for (std::size_t slot = 0; slot < leaf->count; ++slot) {
             found.push_back({{leaf->starts[slot], leaf->pieces[slot].length}, leaf->pieces[slot].held});
         }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "dax/window_map.hpp"
@@ -23,9 +24,9 @@ struct MapAndCells {
     void carve(std::uint64_t start, std::uint64_t length) {
         WindowMap::Spares spares;
         map.take_spares(spares);
-        std::shared_ptr<HeldLease> gone;
+        std::unique_ptr<HeldLease> gone;
         map.carve({start, length}, spares, gone);
-        for (; gone; gone = gone->next_dead) {
+        for (; gone; gone = std::move(gone->next_dead)) {
             EXPECT_EQ(gone->pieces, 0U);
             ++dead;
         }
@@ -36,11 +37,12 @@ struct MapAndCells {
         carve(start, length);
         WindowMap::Spares spares;
         map.take_spares(spares);
-        const auto held = std::make_shared<HeldLease>();
-        map.insert({start, length}, held, spares);
+        auto held = std::make_unique<HeldLease>();
+        const HeldLease* const mine = held.get();
+        map.insert({start, length}, std::move(held), spares);
         map.give_back(spares);
         ++born;
-        std::fill_n(cells.begin() + static_cast<std::ptrdiff_t>(start), length, held.get());
+        std::fill_n(cells.begin() + static_cast<std::ptrdiff_t>(start), length, mine);
     }
     void check() const {
         std::vector<const HeldLease*> found(kCells);
@@ -50,7 +52,7 @@ struct MapAndCells {
             ASSERT_GE(one.range.start, end);
             end = one.range.end();
             ASSERT_LE(end, kCells);
-            std::fill_n(found.begin() + static_cast<std::ptrdiff_t>(one.range.start), one.range.length, one.held.get());
+            std::fill_n(found.begin() + static_cast<std::ptrdiff_t>(one.range.start), one.range.length, one.held);
             bytes += one.range.length;
         }
         ASSERT_EQ(found, cells);
@@ -65,11 +67,11 @@ struct MapAndCells {
             first = first != nullptr ? first : cells[i];
         }
         const auto found = map.find_first({start, length});
-        ASSERT_EQ(found ? found->held.get() : nullptr, first);
+        ASSERT_EQ(found ? found->held : nullptr, first);
         ASSERT_EQ(map.bytes_in({start, length}), bytes);
         ASSERT_EQ(map.is_hole({start, length}), bytes == 0);
         const auto piece = map.piece_at(start);
-        ASSERT_EQ(piece ? piece->held.get() : nullptr, cells[start]);
+        ASSERT_EQ(piece ? piece->held : nullptr, cells[start]);
         ASSERT_EQ(map.is_exact({start, length}), piece && piece->range.start == start && piece->range.length == length);
     }
 };
@@ -116,7 +118,7 @@ TEST(DaxWindowMap, SparesOfSeveralRequestsAreRoomForAllOfThem) {
     }
     for (std::uint64_t i = 0; i < 64; ++i) {
         for (std::uint64_t j = 0; j < 2; ++j) {
-            map.insert({i * 64 + j * 32, 1}, std::make_shared<HeldLease>(), spares[i]);
+            map.insert({i * 64 + j * 32, 1}, std::make_unique<HeldLease>(), spares[i]);
         }
         map.give_back(spares[i]);
     }
