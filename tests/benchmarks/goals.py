@@ -128,4 +128,8 @@ GOALS = (
     Goal("run-mmio-function", "the same of MMIO", "run/mmio-function", "run/mmio-function", _added_in_turns_us, 5),
     Goal("capture", "capture_registers from C++: time / a drain and two ioctls in turns", "capture/registers",
          "capture/registers", _in_turns, 1.05),
+    Goal("dax-window", "DAX set-up and remove: time / two bare mmap(MAP_FIXED) in turns", "dax/window", "dax/window",
+         _in_turns, 1.1),
+    Goal("dax-live", "DAX set-up and remove among 100,000 mappings: time / among 10", "dax/live-100000", "dax/live-10",
+         _time, 3.0),
 )  # fmt: skip

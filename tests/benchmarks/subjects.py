@@ -25,6 +25,7 @@ class Subject:
 SUBJECTS = (
     Subject("memory", ("sequential", "random", "many", "failing", "restore", "guest", "trace"), "page", "textbook"),
     Subject("vcpu", ("exits", "run", "capture", "freeze", "pause"), "event", "baseline", of_memory_file=False),
+    Subject("dax", ("dax",), "pair", "baseline", of_memory_file=False),
 )
 
 
