@@ -1,4 +1,4 @@
-"""What a DAX session costs: a set-up and a remove beside the two system calls that they come to, and among many others."""
+"""What a DAX session costs: a set-up and a remove beside the two system calls that they come to, and among others."""
 
 from __future__ import annotations
 
