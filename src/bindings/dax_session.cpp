@@ -142,6 +142,7 @@ void register_decisions(py::module_& module) {
 }  // namespace
 
 void register_dax_session(py::module_& module) {
+    module.def("dax_record_dtype", &dax_event_dtype, "The numpy dtype of a DAX event: 56 bytes, little-endian.");
     register_stats(module);
     register_decisions(module);
     py::classh<DaxSession>(module, "DaxSession", py::release_gil_before_calling_cpp_dtor(),

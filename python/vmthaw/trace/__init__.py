@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmthaw.errors import TraceError
     from vmthaw.trace._advice import Advice, advise
     from vmthaw.trace._compare import Comparison, compare
+    from vmthaw.trace._dax_schema import DAX_COLUMNS, dax_table, read_dax_records, write_dax_records
     from vmthaw.trace._example import example
     from vmthaw.trace._exit_schema import EXIT_COLUMNS
     from vmthaw.trace._exit_summary import ExitSummary, ReasonSummary
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "COLUMNS": "_schema",
+    "DAX_COLUMNS": "_dax_schema",
     "EXIT_COLUMNS": "_exit_schema",
     "KINDS": "_schema",
     "OUTCOMES": "_schema",
@@ -49,12 +51,16 @@ _HOMES = {
     "TraceSummary": "_summary",
     "advise": "_advice",
     "compare": "_compare",
+    "dax_table": "_dax_schema",
     "example": "_example",
+    "read_dax_records": "_dax_schema",
+    "write_dax_records": "_dax_schema",
     "write_report": "report",
 }
 
 __all__ = [
     "COLUMNS",
+    "DAX_COLUMNS",
     "EXIT_COLUMNS",
     "KINDS",
     "OUTCOMES",
@@ -77,7 +83,10 @@ __all__ = [
     "TraceSummary",
     "advise",
     "compare",
+    "dax_table",
     "example",
+    "read_dax_records",
+    "write_dax_records",
     "write_report",
 ]
 
