@@ -134,7 +134,8 @@ void register_decisions(py::module_& module) {
              py::arg("smallest"), py::arg("include"), py::arg("exclude"))
         .def(py::init([](const py::object& decide) { return std::make_shared<DaxDecisions>(dax_policy_of(decide)); }),
              py::arg("decide"))
-        .def("opened", &DaxDecisions::opened, py::arg("file"), ReleaseGil(), "Asks the policy, and remembers.")
+        .def("opened", py::overload_cast<const DaxFile&>(&DaxDecisions::opened), py::arg("file"), ReleaseGil(),
+             "Asks the policy, and remembers.")
         .def("uses_dax", &DaxDecisions::uses_dax, py::arg("file"), ReleaseGil(), "What was said; asks if nothing was.")
         .def("forgotten", &DaxDecisions::forgotten, py::arg("node"), ReleaseGil(), "Nobody has the file any more.");
 }
