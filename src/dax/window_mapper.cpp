@@ -1,8 +1,6 @@
 #include "dax/window_mapper.hpp"
 
 #include <sys/mman.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +10,7 @@
 
 #include "base/error.hpp"
 #include "base/page.hpp"
+#include "dax/guarded_copy.hpp"
 #include "filesystem/dax_backend.hpp"
 
 namespace vmthaw {
@@ -32,25 +31,6 @@ Mapping reserve_window(std::uint64_t guest_base, std::uint64_t bytes) {
 int mmap_at(std::byte* place, std::uint64_t length, int protection, int flags, int fd, std::uint64_t offset) noexcept {
     return ::mmap(place, length, protection, flags | MAP_FIXED, fd, static_cast<off_t>(offset)) == MAP_FAILED ? errno
                                                                                                               : 0;
-}
-
-// The kernel copies, and says EFAULT where this process would get a signal.
-template <typename Copy>
-int guarded(Copy copy, std::byte* window, std::byte* mine, std::size_t size) noexcept {
-    const pid_t self = ::getpid();
-    while (size > 0) {
-        const iovec local{mine, size};
-        const iovec remote{window, size};
-        const ssize_t done = copy(self, &local, 1, &remote, 1, 0);
-        if (done <= 0) {
-            return done < 0 ? errno : EFAULT;
-        }
-        const auto bytes = static_cast<std::size_t>(done);
-        mine += bytes;
-        window += bytes;
-        size -= bytes;
-    }
-    return 0;
 }
 
 }  // namespace
@@ -108,14 +88,12 @@ int WindowMapper::unmap(std::uint64_t guest_address, std::uint64_t length_bytes)
 
 int WindowMapper::read(std::uint64_t guest_address, std::span<std::byte> out) const noexcept {
     std::byte* const place = host_at(guest_address, out.size());
-    return place == nullptr ? EINVAL : guarded(::process_vm_readv, place, out.data(), out.size());
+    return place == nullptr ? EINVAL : guarded_read(place, out);
 }
 
 int WindowMapper::write(std::uint64_t guest_address, std::span<const std::byte> bytes) const noexcept {
     std::byte* const place = host_at(guest_address, bytes.size());
-    // JUSTIFICATION: iovec has no const; process_vm_writev only reads its local side.
-    auto* const mine = const_cast<std::byte*>(bytes.data());
-    return place == nullptr ? EINVAL : guarded(::process_vm_writev, place, mine, bytes.size());
+    return place == nullptr ? EINVAL : guarded_write(place, bytes);
 }
 
 }  // namespace vmthaw

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/page.hpp"
+#include "dax/guarded_copy.hpp"
 #include "dax/window_mapper.hpp"
 #include "dax_support.hpp"
 
@@ -63,6 +64,23 @@ TEST(DaxWindow, ShowsTheFileAndTakesWritesToIt) {
     EXPECT_EQ(dax.at(7), 0x44) << "host writes are seen at once";
     ASSERT_EQ(dax.session.remove(RemoveMappingOne{0, kChunk}), 0);
     EXPECT_EQ(dax.at(5), -EFAULT);
+}
+
+TEST(DaxWindow, IsReadWithoutASignalWhereTheKernelsCopyIsRefused) {
+    WindowSession dax;
+    const int fd = dax.backend->add(1, 3 * kPageBytes);
+    put_file(fd, kPageBytes - 1, 0x51);
+    ASSERT_EQ(dax.session.set_up(1, set_up_of(0, 0, kChunk, kReadWrite)), 0);
+    std::byte* const place = dax.mapper->host_at(kBase, 1);
+    std::vector<std::byte> bytes(3 * kPageBytes);
+    EXPECT_EQ(guarded_read_by_pipe(place, bytes), 0);
+    EXPECT_EQ(std::to_integer<int>(bytes[kPageBytes - 1]), 0x51);
+    bytes[2 * kPageBytes + 7] = std::byte{0x52};
+    EXPECT_EQ(guarded_write_by_pipe(place, bytes), 0);
+    EXPECT_EQ(file_byte(fd, 2 * kPageBytes + 7), 0x52);
+    EXPECT_EQ(guarded_read_by_pipe(place + 3 * kPageBytes, bytes), EFAULT) << "past the end";
+    EXPECT_EQ(guarded_write_by_pipe(place + 3 * kPageBytes, bytes), EFAULT);
+    EXPECT_EQ(guarded_read_by_pipe(place + kChunk, bytes), EFAULT) << "a hole";
 }
 
 TEST(DaxWindow, IsAlignedForHugePagesAndBounded) {
