@@ -43,10 +43,15 @@ bool DaxSessionTarget::uses_dax(std::uint64_t node, const FuseAttr& attr, std::s
         return true;
     }
     try {
-        const DaxFile file{node, std::string(name), attr.size};
-        return name.empty() ? decisions_->uses_dax(file) : decisions_->opened(file);
+        return decisions_->uses_dax(DaxFile{node, std::string(name), attr.size});
     } catch (const std::exception&) {
         return false;
+    }
+}
+
+void DaxSessionTarget::opened(std::uint64_t node) noexcept {
+    if (decisions_) {
+        decisions_->opened(node);
     }
 }
 

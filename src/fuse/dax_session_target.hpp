@@ -20,6 +20,7 @@ public:
     void reset() noexcept override;
     [[nodiscard]] std::uint16_t map_alignment() const noexcept override;
     [[nodiscard]] bool uses_dax(std::uint64_t node, const FuseAttr& attr, std::string_view name) noexcept override;
+    void opened(std::uint64_t node) noexcept override;
     void forgotten(std::uint64_t node) noexcept override;
 
 private:

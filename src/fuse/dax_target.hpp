@@ -27,6 +27,8 @@ public:
     // Per-inode DAX: whether this regular file is to be mapped. `name`: by which the client has found or made it; empty
     // where it asks for attributes alone, and is to hear the same as before.
     [[nodiscard]] virtual bool uses_dax(std::uint64_t node, const FuseAttr& attr, std::string_view name) noexcept = 0;
+    // The client has opened or made the file: what was said of it may be asked anew.
+    virtual void opened(std::uint64_t node) noexcept = 0;
     // The client has forgotten the node (or one of its look-ups): what it opens next is another file.
     virtual void forgotten(std::uint64_t node) noexcept = 0;
 };

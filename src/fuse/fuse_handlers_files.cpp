@@ -46,6 +46,9 @@ int open(FuseCall& call) noexcept {
     }
     OpenedFile opened;
     const int error = call.file_system.open(call.caller(), call.node(), request, opened);
+    if (error == 0 && call.dax != nullptr) {
+        call.dax->opened(call.node());
+    }
     return call.reply(error, FuseOpenOut{opened.handle, opened.open_flags, 0});
 }
 

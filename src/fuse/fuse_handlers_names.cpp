@@ -28,6 +28,9 @@ int reply_created(FuseCall& call, int error, const NodeEntry& entry, std::string
     if (error == 0) {
         call.out.put(call.wire(entry, name));
         call.out.put(FuseOpenOut{opened.handle, opened.open_flags, 0});
+        if (call.dax != nullptr) {
+            call.dax->opened(entry.node);
+        }
     }
     return error;
 }

@@ -95,15 +95,29 @@ TEST_F(FuseDaxSession, ANewClientAndTheEndOfTheOldOneTakeEveryMappingAway) {
     }
 }
 
-TEST_F(FuseDaxSession, TheClientIsToldWhichFilesToMapAsThePolicySaidWhenItFoundThem) {
-    begin(std::make_shared<DaxDecisions>(
-        std::make_shared<DaxRules>(4, std::vector<std::string>{}, std::vector<std::string>{"*.log"})));
+class NotingPolicy final : public DaxPolicy {
+public:
+    bool uses_dax(const DaxFile& file) noexcept override {
+        asked.push_back(file.name + ":" + std::to_string(file.size_bytes));
+        return file.size_bytes >= 4 && !file.name.ends_with(".log");
+    }
+    std::vector<std::string> asked;
+};
+
+TEST_F(FuseDaxSession, ThePolicyIsAskedOnceForEachOpenByTheNameThatTheClientFound) {
+    const auto policy = std::make_shared<NotingPolicy>();
+    begin(std::make_shared<DaxDecisions>(policy));
     for (const auto& [name, is_mapped] : {std::pair{"big", true}, std::pair{"big.log", false}}) {
+        policy->asked.clear();
         const auto [node, handle] = guest->create(1, name);
         guest->write(node, handle, 0, "enough");
         EXPECT_FALSE(is_mapped_by(guest->getattr(node))) << "it was small when it was opened";
-        EXPECT_EQ(is_mapped_by(guest->lookup(1, name).attr), is_mapped) << name;
+        EXPECT_FALSE(is_mapped_by(guest->lookup(1, name).attr)) << name;
+        EXPECT_EQ(guest->ask(FuseOpcode::open, node, FuseOpenIn{}).error, 0);
         EXPECT_EQ(is_mapped_by(guest->getattr(node)), is_mapped) << name;
+        EXPECT_EQ(is_mapped_by(guest->lookup(1, name).attr), is_mapped) << name;
+        const std::vector<std::string> expected{std::string(name) + ":0", std::string(name) + ":6"};
+        EXPECT_EQ(policy->asked, expected);
     }
     EXPECT_THROW(DaxSessionTarget(nullptr), ArgumentError);
 }

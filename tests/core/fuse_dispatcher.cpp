@@ -36,6 +36,7 @@ public:
         last_name = name;
         return attr.size > 4;
     }
+    void opened(std::uint64_t /*node*/) noexcept override {}
     void forgotten(std::uint64_t node) noexcept override { last_forgotten = node; }
 
     int answer = 0;
