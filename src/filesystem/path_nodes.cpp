@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <new>
+#include <ranges>
 #include <vector>
 
 #include "kernel/fuse.hpp"
@@ -21,8 +22,8 @@ int PathNodes::append_path(std::uint64_t node, std::string& path) const {
         names.push_back(&found->second.name);
         at = found->second.parent;
     }
-    for (auto name = names.rbegin(); name != names.rend(); ++name) {
-        path.append("/").append(**name);
+    for (const std::string* const name : names | std::views::reverse) {
+        path.append("/").append(*name);
     }
     return 0;
 }

@@ -36,7 +36,7 @@ public:
         last_name = name;
         return attr.size > 4;
     }
-    void opened(std::uint64_t /*node*/) noexcept override {}
+    void opened(std::uint64_t node) noexcept override { last_opened = node; }
     void forgotten(std::uint64_t node) noexcept override { last_forgotten = node; }
 
     int answer = 0;
@@ -44,6 +44,7 @@ public:
     std::uint64_t last_node = 0;
     std::size_t last_bytes = 0;
     std::string last_name;
+    std::uint64_t last_opened = 0;
     std::uint64_t last_forgotten = 0;
 };
 
@@ -238,11 +239,18 @@ TEST_F(FuseDispatch, TakesMappingsToTheDaxTargetAndSaysItsAlignment) {
 
     const auto [node, handle] = guest.create(1, "grows");
     EXPECT_EQ(dax->last_name, "grows");
+    EXPECT_EQ(dax->last_opened, node);
     EXPECT_EQ(guest.getattr(node).flags & kFuseAttrDax, 0U);
     EXPECT_EQ(dax->last_name, "");
     guest.write(node, handle, 0, "long enough");
     EXPECT_NE(guest.getattr(node).flags & kFuseAttrDax, 0U);
     EXPECT_EQ(guest.getattr(1).flags & kFuseAttrDax, 0U);
+
+    dax->last_opened = 0;
+    EXPECT_EQ(guest.ask(FuseOpcode::open, node, FuseOpenIn{}).error, 0);
+    EXPECT_EQ(dax->last_opened, node);
+    guest.forget(node);
+    EXPECT_EQ(dax->last_forgotten, node);
 
     EXPECT_EQ(dax->resets, 0);
     guest.begin();
