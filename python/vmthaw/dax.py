@@ -92,6 +92,11 @@ def _describe(row: Any) -> str:
     return f"{start:#x} to {end:#x}: node {row['node']} from {int(row['file_offset']):#x} on, {access}"
 
 
+def _first(texts: list[str]) -> list[str]:
+    """As many as a person reads."""
+    return texts if len(texts) <= 8 else [*texts[:8], f"and {len(texts) - 8} more of these"]
+
+
 class DaxPolicy(_core.DaxDecisions):
     """Which files a client maps; the others are read and written by requests, which is faster where they are small.
 
@@ -163,7 +168,7 @@ class DaxSession(_core.DaxSession):
                 return ""
             past = [f"{_describe(row)}, past the end of the file" for row in self.past_end()]
             read_only = [_describe(row) for row in self.mappings() if not row["prot"] & WRITE]
-            return "; ".join([*past, *read_only, "or no mapping: a hole of the window"])
+            return "; ".join([*_first(past), *_first(read_only), "or no mapping: a hole of the window"])
         if not self.guest_base <= address < self.guest_base + self.size:
             return ""
         page = f"guest page {address & -4096:#x}"

@@ -18,6 +18,7 @@ from tests.support.forked import assert_inert_in_a_forked_child
 from vmthaw import DaxPolicy, DaxSession, HostFiles, WindowMapper
 from vmthaw.dax import EVENTS, READ, WRITE, DaxFile, RecordingMapper
 from vmthaw.errors import VmthawError, VmthawValueError
+from vmthaw.kvm import GuestArch, decode_exit
 
 BASE = 0x80_0000_0000
 CHUNK = 2 << 20
@@ -310,3 +311,19 @@ while len(Keep.records) < 3 and time.monotonic() < deadline:
 assert {record.name for record in Keep.records} == {"vmthaw.dax"}, Keep.records
 assert all(record.levelno == logging.DEBUG for record in Keep.records)
 """
+
+
+def test_an_exit_without_an_address_is_explained_by_what_it_may_be(tmp_path: Path) -> None:
+    dax = Fixture(tmp_path / "file")
+    short = tmp_path / "short"
+    short.write_bytes(b"x")
+    node = dax.files.add(short)
+    for chunk in range(10):
+        dax.session.set_up(dax.node, chunk * CHUNK, 0, CHUNK)
+    dax.session.set_up(node, 10 * CHUNK, 0, CHUNK, write=True)
+    run_bytes = bytes(4096)
+    text = dax.session.explain(decode_exit(GuestArch.x86_64, -1, errno.EFAULT, run_bytes))
+    assert text.startswith(f"{BASE + 10 * CHUNK + 4096:#x} to {BASE + 11 * CHUNK:#x}: node {node}")
+    assert "and 2 more of these" in text
+    assert "hole" in text
+    assert dax.session.explain(decode_exit(GuestArch.x86_64, -1, errno.EINTR, run_bytes)) == ""
