@@ -143,6 +143,26 @@ TEST(DaxWindow, TheOldMappingSurvivesAnUpgradeThatTheFileRefuses) {
     EXPECT_EQ(dax.session.stats().lost, 0U);
 }
 
+// The same, as such a kernel leaves it: with addresses that are nobody's.
+TEST(DaxWindow, WhatAFailedMapTookAwayIsReservedAgainAndRestored) {
+    WindowMapper window(kBase, kChunk);
+    UniqueFd fd = memory_file(kChunk);
+    put_file(fd.get(), 0, 5);
+    ASSERT_EQ(::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE), 0);
+    const Lease lease{fd.get(), 0, kChunk, 0};
+    std::byte* const place = window.host_at(kBase, kChunk);
+    ASSERT_EQ(window.map(kBase, lease, kDaxRead), 0);
+    ASSERT_EQ(::munmap(place, kChunk), 0);
+    EXPECT_EQ(window.map(kBase, lease, kDaxRead | kDaxWrite), EPERM);
+    std::vector<unsigned char> resident(kChunk / kPageBytes);
+    EXPECT_EQ(::mincore(place, kChunk, resident.data()), 0) << "nobody else's mapping may come there";
+    std::byte byte{};
+    EXPECT_EQ(window.read(kBase, {&byte, 1}), EFAULT);
+    EXPECT_EQ(window.restore(kBase, lease, kDaxRead), 0);
+    EXPECT_EQ(window.read(kBase, {&byte, 1}), 0);
+    EXPECT_EQ(byte, std::byte{5});
+}
+
 TEST(DaxWindow, ItsBytesAreTheFilesAfterAnyRequests) {
     constexpr std::uint64_t kPages = 48;
     constexpr std::uint64_t kFilePages = 64;
