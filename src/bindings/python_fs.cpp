@@ -2,14 +2,26 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <utility>
 
+#include "bindings/buffer_view.hpp"
 #include "bindings/python_fs_asking.hpp"
 #include "kernel/fuse.hpp"
 
 // GIL and locking: registered with it held. The file system's own locks are never held while it is taken.
 namespace vmthaw::bindings {
+
+std::size_t copy_fs_bytes(const py::handle& buffer, std::span<std::byte> out) {
+    const BufferView view(buffer);
+    const std::size_t size = std::min(view.bytes().size(), out.size());
+    if (size != 0) {
+        std::memcpy(out.data(), view.bytes().data(), size);
+    }
+    return size;
+}
 
 // (mode, size, nlink, uid, gid, rdev, atime_ns, mtime_ns, ctime_ns, ino, blocks, block_size), all checked in Python.
 FuseAttr attributes_from(const py::handle& answer, std::uint64_t node) {

@@ -21,6 +21,8 @@ namespace vmthaw::bindings {
 class PythonFs final : public FileSystem {
 public:
     explicit PythonFs(py::object call) noexcept : call_(call.release().ptr()) {}
+    PythonFs(const PythonFs&) = delete;
+    PythonFs& operator=(const PythonFs&) = delete;
     ~PythonFs() override;
 
     [[nodiscard]] bool takes_gil() const noexcept override { return true; }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <span>
@@ -30,6 +31,8 @@ inline std::string fs_bytes(const py::handle& text) {
     return py::reinterpret_steal<py::bytes>(encoded);
 }
 
+// As much of a buffer as there is room for; the bytes copied.
+[[nodiscard]] std::size_t copy_fs_bytes(const py::handle& buffer, std::span<std::byte> out);
 [[nodiscard]] FuseAttr attributes_from(const py::handle& answer, std::uint64_t node);
 
 template <typename Use, typename... Arguments>

@@ -1,8 +1,5 @@
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
-#include "bindings/buffer_view.hpp"
 #include "bindings/python_fs.hpp"
 #include "bindings/python_fs_asking.hpp"
 #include "kernel/fuse.hpp"
@@ -131,13 +128,7 @@ int PythonFs::read(const FuseCaller& caller, std::uint64_t node, const FuseReadI
     if (const int error = path_of(node, request.fh, path); error != 0) {
         return error;
     }
-    const auto use = [&](const py::handle& given) {
-        const BufferView view(py::reinterpret_borrow<py::object>(given));
-        answer.length_bytes = std::min(view.bytes().size(), answer.buffer.size());
-        if (answer.length_bytes != 0) {
-            std::memcpy(answer.buffer.data(), view.bytes().data(), answer.length_bytes);
-        }
-    };
+    const auto use = [&](const py::handle& given) { answer.length_bytes = copy_fs_bytes(given, answer.buffer); };
     return ask("read", caller, use, path, std::uint64_t{answer.buffer.size()}, request.offset, request.fh);
 }
 
