@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vmthaw.dax import DaxMapper, DaxPolicy, DaxSession, HostFiles, WindowMapper
     from vmthaw.devices import Buses, Serial
     from vmthaw.filesystem import FileSystem, FileSystemBackend, FuseDispatcher, MemoryFs, PythonFs
+    from vmthaw.fuse import FuseServer, FuseStats, PassthroughFs
     from vmthaw.kvm import Exit, GuestArch, GuestMemory, Kvm, Vcpu, Vm, decode_exit
     from vmthaw.machine import GuestReport, Machine, VmmProcess, Workload
     from vmthaw.pager import (
@@ -87,6 +88,8 @@ _HOMES = {
     "FillOutcome": "vmthaw.userfaultfd",
     "FillStatus": "vmthaw.userfaultfd",
     "FuseDispatcher": "vmthaw.filesystem",
+    "FuseServer": "vmthaw.fuse",
+    "FuseStats": "vmthaw.fuse",
     "GuestArch": "vmthaw.kvm",
     "GuestMemory": "vmthaw.kvm",
     "GuestReport": "vmthaw.machine",
@@ -105,6 +108,7 @@ _HOMES = {
     "PagerSession": "vmthaw.pager",
     "PagerStats": "vmthaw.pager",
     "Placement": "vmthaw.pager",
+    "PassthroughFs": "vmthaw.fuse",
     "PrewarmList": "vmthaw.pager",
     "PythonFs": "vmthaw.filesystem",
     "PythonSource": "vmthaw.source",
@@ -160,6 +164,8 @@ __all__ = [
     "FillOutcome",
     "FillStatus",
     "FuseDispatcher",
+    "FuseServer",
+    "FuseStats",
     "GuestArch",
     "GuestMemory",
     "GuestReport",
@@ -177,6 +183,7 @@ __all__ = [
     "PagerConfig",
     "PagerSession",
     "PagerStats",
+    "PassthroughFs",
     "Placement",
     "PrewarmList",
     "PythonFs",

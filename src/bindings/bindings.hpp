@@ -39,5 +39,7 @@ void register_dax_benchmark(py::module_& module);
 void register_file_system(py::module_& module);
 void register_python_fs(py::module_& module);
 void register_fuse_dispatcher(py::module_& module);
+void register_passthrough_fs(py::module_& module);
+void register_fuse_server(py::module_& module);
 
 }  // namespace vmthaw::bindings

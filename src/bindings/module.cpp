@@ -36,4 +36,6 @@ PYBIND11_MODULE(_core, module) {
     register_file_system(module);
     register_python_fs(module);
     register_fuse_dispatcher(module);
+    register_passthrough_fs(module);
+    register_fuse_server(module);
 }

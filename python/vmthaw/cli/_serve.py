@@ -37,7 +37,9 @@ Beside = Callable[[Any, Output], AbstractContextManager[None]]
 _POLICIES = ["automatic", "kill", "poison", "hang"]
 
 
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+def options_of(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, in this order."""
+
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
@@ -48,7 +50,7 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 _SECONDS = click.FloatRange(min=0, max=86400.0)
 
-_where = _options(
+_where = options_of(
     click.option("--socket", "socket_path", metavar="PATH", help="Listen here: a path, or @NAME (abstract)."),
     click.option("--socket-fd", type=click.IntRange(min=0), help="A listening socket that is open already."),
     click.option("--memory", required=True, metavar="FILE", help="The snapshot's memory file."),
@@ -64,7 +66,7 @@ _where = _options(
                  help="Seconds in which a connection must send its whole message."),
 )  # fmt: skip
 
-_how = _options(
+_how = options_of(
     click.option("--fill-mode", type=click.Choice(["window", "block", "page"]), default="window", show_default=True,
                  help="Fill a window that doubles while faults follow each other, a block, or one page."),
     click.option("--fill-bytes", type=_values.Size(), default="2MiB", show_default=True,
@@ -90,7 +92,7 @@ _how = _options(
                  help="Faults of one VM that may wait for the file."),
 )  # fmt: skip
 
-_end = _options(
+_end = options_of(
     click.option("--once", is_flag=True, help="End when the first VM (and whoever came beside it) is gone."),
     click.option("--on-exit", type=click.Choice(["drain", "kill"]), default="drain", show_default=True,
                  help="What a signal does to VMs that still miss pages."),
@@ -107,7 +109,7 @@ _end = _options(
 )  # fmt: skip
 
 
-serve_options = _options(_where, _how, _end)
+serve_options = options_of(_where, _how, _end)
 
 
 @click.command(epilog=EPILOG, short_help="Serve the memory of restored VMs.")
@@ -144,7 +146,7 @@ def run(
     make_server = _prepare(socket_path, socket_fd, memory, options)
     output = open_output(as_json=as_json)
     try:
-        with _logging_to(output, verbose=verbose):
+        with logging_to(output, verbose=verbose):
             server = make_server()
             beside = recording or _nothing
             loop = ServeLoop(
@@ -258,7 +260,8 @@ def _check_memory_file(memory: str) -> None:
 
 
 @contextlib.contextmanager
-def _logging_to(output: Output, *, verbose: bool) -> Iterator[None]:
+def logging_to(output: Output, *, verbose: bool) -> Iterator[None]:
+    """The library's log lines go to `output` meanwhile."""
     logger = logging.getLogger("vmthaw")
     handler = LogHandler(output)
     before = logger.level, logger.propagate
