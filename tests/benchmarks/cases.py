@@ -15,6 +15,7 @@ from tests.benchmarks.dax_cases import dax_cases
 from tests.benchmarks.exit_cases import exit_cases
 from tests.benchmarks.exit_guest import why_no_guest
 from tests.benchmarks.freeze_cases import freeze_cases
+from tests.benchmarks.fuse_cases import fuse_cases
 from tests.benchmarks.guest_cases import guest_cases
 from tests.benchmarks.memory_files import PAGE
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
@@ -182,7 +183,7 @@ def all_cases() -> list[Case]:
         Case("failing/one-page-fails", beside_a_failing_page(True), "the same while one page's reads fail"),
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
-    cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases() + dax_cases()
+    cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases() + dax_cases() + fuse_cases()
     return cases if why_no_guest() else cases + run_cases() + capture_cases() + freeze_cases() + snapshot_cases()
 
 

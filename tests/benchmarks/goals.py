@@ -132,4 +132,9 @@ GOALS = (
          _in_turns, 1.1),
     Goal("dax-live", "DAX set-up and remove among 100,000 mappings: time / among 10", "dax/live-100000", "dax/live-10",
          _time, 3.0),
+    Goal("fuse-stat", "stat through /dev/fuse: time / a minimal passthrough on libfuse3 in turns", "fuse/stat",
+         "fuse/stat", _in_turns, 1.05),
+    Goal("fuse-create", "the same of a new file", "fuse/create", "fuse/create", _in_turns, 1.05),
+    Goal("fuse-read", "the same of reading 128 KiB", "fuse/read", "fuse/read", _in_turns, 1.05),
+    Goal("fuse-write", "the same of writing 128 KiB", "fuse/write", "fuse/write", _in_turns, 1.05),
 )  # fmt: skip
