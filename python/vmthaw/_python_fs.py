@@ -88,6 +88,7 @@ class Answerer:
         self._loop = EventLoopThread()
         self._handles: dict[int, Any] = {}
         self._running: dict[int, concurrent.futures.Future[Any] | None] = {}
+        self._interrupted: set[int] = set()
         _lifecycle.register(self, _lifecycle.Stage.SOURCE)
 
     def answer(self, operation: str, unique: int, uid: int, gid: int, pid: int, *arguments: Any) -> tuple[int, Any]:
@@ -104,6 +105,7 @@ class Answerer:
             return errno.EINTR, None
         finally:
             self._running.pop(unique, None)
+            self._interrupted.discard(unique)
 
     def close_at_exit(self) -> None:
         """Ends the event loop's thread, if there is one, for `_lifecycle`."""
@@ -123,14 +125,20 @@ class Answerer:
             return result
         future = self._loop.submit(_as_coroutine(result))
         self._running[unique] = future
+        if unique in self._interrupted:  # marked before the future was there to be cancelled
+            future.cancel()
         return future.result()
 
     def _interrupt(self, unique: int) -> int:
         if unique not in self._running:
             return errno.EAGAIN  # not begun, or just done: the kernel knows which, and asks again if need be
-        future = self._running[unique]
+        # The mark first, then the future; a beginning coroutine does it the other way round: one sees the other.
+        self._interrupted.add(unique)
+        future = self._running.get(unique)
         if future is not None:
             future.cancel()
+        if unique not in self._running:
+            self._interrupted.discard(unique)
         return 0
 
     def _handle(self, number: int) -> Any:
