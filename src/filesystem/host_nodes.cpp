@@ -160,6 +160,9 @@ int HostNodes::insert(UniqueFd fd, const FuseStatx& found, std::uint64_t& id) {
         if (node.fd == nullptr && host_handle_of(fd.get(), handle) == 0 && handle == node.handle) {
             evict_until(most_descriptors_ - 1);
             hold(node, std::make_shared<const UniqueFd>(std::move(fd)));
+            ++node.look_ups;
+            id = node.id;
+            return 0;
         }
         if (node.fd != nullptr) {
             ++node.look_ups;

@@ -1,11 +1,11 @@
 #include <fcntl.h>
-#include <limits.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <exception>
 
 #include "filesystem/host_identity.hpp"

@@ -29,6 +29,7 @@ public:
     FuseMount(FuseMount&&) noexcept = default;
     FuseMount(const FuseMount&) = delete;
     FuseMount& operator=(const FuseMount&) = delete;
+    FuseMount& operator=(FuseMount&&) = delete;
     ~FuseMount();
 
     [[nodiscard]] FuseDevice& device() noexcept { return device_; }

@@ -54,10 +54,10 @@ FuseServer::~FuseServer() {
     } else {
         stop(std::chrono::milliseconds(0));
     }
-    for (std::thread& thread : threads_) {
+    for (std::thread& thread : threads_) {  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks): see above
         join_or_abandon(thread, guard_);
     }
-}  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks): see above
+}
 
 void FuseServer::start(unsigned threads) {
     guard_.check("this FuseServer");
