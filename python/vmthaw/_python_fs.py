@@ -240,6 +240,9 @@ class Answerer:
     def _lseek(self, unique: int, path: str, offset: int, whence: int, number: int) -> int:
         return int(self._call(unique, self._fs.lseek(PurePosixPath(path), offset, whence, self._handle(number))))
 
+    def _copy_file_range(self, *_: Any) -> int:
+        raise NotImplementedError  # the kernel reads and writes then
+
     # Names
 
     def _made(self, unique: int, path: str, result: Any) -> Row:
