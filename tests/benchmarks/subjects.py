@@ -26,10 +26,12 @@ SUBJECTS = (
     Subject("memory", ("sequential", "random", "many", "failing", "restore", "guest", "trace"), "page", "textbook"),
     Subject("vcpu", ("exits", "run", "capture", "freeze", "pause"), "event", "baseline", of_memory_file=False),
     Subject("dax", ("dax",), "pair", "baseline", of_memory_file=False),
+    Subject("fuse", ("fuse",), "call", "libfuse3", of_memory_file=False),
 )
 
 
 def complete(cases: Sequence[Case], every: Sequence[Case]) -> list[Subject]:
     """The subjects of whose cases none is missing."""
     names = {case.name for case in cases}
-    return [subject for subject in SUBJECTS if {case.name for case in subject.chosen(every)} <= names]
+    wanted = {subject: {case.name for case in subject.chosen(every)} for subject in SUBJECTS}
+    return [subject for subject in SUBJECTS if wanted[subject] and wanted[subject] <= names]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from tests.benchmarks import cases, exit_guest, freeze_cases, mapping_child, report, rounds, run_cases
+from tests.benchmarks import cases, exit_guest, freeze_cases, fuse_cases, mapping_child, report, rounds, run_cases
 from tests.benchmarks.bench import Bench, Case, Sample
 from tests.benchmarks.cases import all_cases
 from tests.benchmarks.goals import GOALS
@@ -148,6 +148,7 @@ def processes_that_name(text: str, but: int) -> list[int]:
 
 def test_every_goal_names_cases_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "why_no_guest", lambda: None)
+    monkeypatch.setattr(fuse_cases, "why_no_libfuse", lambda: None)
     names = [case.name for case in all_cases()]
     assert len(set(names)) == len(names)
     for goal in GOALS:
@@ -265,6 +266,7 @@ def test_the_readme_table_replaces_what_stood_between_its_markers(tmp_path: Path
 
 def test_every_case_is_in_one_table_which_the_readme_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "why_no_guest", lambda: None)
+    monkeypatch.setattr(fuse_cases, "why_no_libfuse", lambda: None)
     every = all_cases()
     assert [sum(case.group in subject.groups for subject in SUBJECTS) for case in every] == [1] * len(every)
     for subject in SUBJECTS:
