@@ -21,6 +21,7 @@
 #include "dax/recording_mapper.hpp"
 #include "dax/window_mapper.hpp"
 #include "filesystem/host_files.hpp"
+#include "filesystem/memfd_calls.hpp"
 
 namespace vmthaw::bindings {
 namespace {
@@ -32,8 +33,14 @@ constexpr std::uint64_t kMostDaxTurns = 100'000;
 constexpr std::uint64_t kPairsInATurn = 200;
 
 UniqueFd dax_file() {
-    UniqueFd fd(check_errno(::memfd_create("vmthaw-benchmark", MFD_CLOEXEC), "memfd_create"));
-    check_errno(::ftruncate(fd.get(), kDaxWindowChunks * kDaxChunk), "ftruncate");
+    UniqueFd fd;
+    int error = memfd_make(fd);
+    if (error == 0) {
+        error = memfd_resize(fd.get(), kDaxWindowChunks * kDaxChunk);
+    }
+    if (error != 0) {
+        throw SystemError(error, "a memfd for the benchmark");
+    }
     return fd;
 }
 
