@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.integration.server.support import PAGES, file_reader
+from tests.support.eventually import PATIENCE
 from vmthaw import FileSource, FillMode, PagerConfig, PageServer, PageSource, PythonSource, ZeroSource
 from vmthaw.testing import FakeVmm, write_memory_file
 
@@ -218,7 +219,7 @@ def test_several_vms_are_served_from_one_source(memory_file: Path, tmp_socket: P
         FakeVmm.many(16, memory_file) as host,
     ):
         host.handover_all(tmp_socket)
-        for report in host.touch_all("random", seed=2):
+        for report in host.touch_all("random", seed=2, timeout=30 * PATIENCE):
             report.check()
         assert len(server.sessions) == 16
         assert server.stats.installed == 16 * PAGES

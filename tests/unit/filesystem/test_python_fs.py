@@ -294,11 +294,11 @@ def test_an_interrupt_cancels_the_coroutine_of_its_request() -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert fs.waiting.wait(PATIENCE)
+    assert fs.waiting.wait(10 * PATIENCE)
     assert client.ask(fuse.INTERRUPT, 0, struct.pack("<Q", 40), unique=41) == b""
-    reader.join(PATIENCE)
+    reader.join(10 * PATIENCE)
     assert errors == [errno.EINTR]
-    assert fs.cancelled.wait(PATIENCE)  # in the event loop, which the answer does not wait for
+    assert fs.cancelled.wait(10 * PATIENCE)  # in the event loop, which the answer does not wait for
     assert errno_of(lambda: client.ask(fuse.INTERRUPT, 0, struct.pack("<Q", 40), unique=41)) == errno.EAGAIN
     client.dispatcher.reset()
 
