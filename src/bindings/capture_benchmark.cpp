@@ -15,6 +15,7 @@
 #include "base/clock.hpp"
 #include "base/error.hpp"
 #include "bindings/bindings.hpp"
+#include "bindings/median.hpp"
 #include "kernel/kvm.hpp"
 #include "machine/capture_registers.hpp"
 
@@ -55,12 +56,6 @@ Turn take_turn(const Capture& capture) {
     return turn;
 }
 
-std::uint64_t median(std::vector<std::uint64_t>& values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
-
 std::pair<std::uint64_t, std::uint64_t> measure(Vcpu& vcpu, std::uint64_t turns) {
     vcpu.check_process();
     if (turns == 0 || turns > kMostTurns) {
@@ -85,7 +80,7 @@ std::pair<std::uint64_t, std::uint64_t> measure(Vcpu& vcpu, std::uint64_t turns)
         (done % 2 == 0 ? ours_ns : by_hand_ns).push_back(first.ns);
         (done % 2 == 0 ? by_hand_ns : ours_ns).push_back(second.ns);
     }
-    return {median(ours_ns), median(by_hand_ns)};
+    return {median_of(ours_ns), median_of(by_hand_ns)};
 }
 
 #else

@@ -17,6 +17,7 @@
 #include "base/error.hpp"
 #include "base/unique_fd.hpp"
 #include "bindings/bindings.hpp"
+#include "bindings/median.hpp"
 #include "dax/dax_session.hpp"
 #include "dax/recording_mapper.hpp"
 #include "dax/window_mapper.hpp"
@@ -44,20 +45,6 @@ UniqueFd dax_file() {
     return fd;
 }
 
-template <typename Value>
-Value dax_median(std::vector<Value>& values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
-
-// A turn that lost the processor says nothing of what it measures.
-std::uint64_t dax_thread_ns() {
-    timespec now{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * kSecond_ns + static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 void check_dax_turns(std::uint64_t turns) {
     if (turns == 0 || turns > kMostDaxTurns) {
         throw ArgumentError("turns must be from 1 to " + std::to_string(kMostDaxTurns));
@@ -66,7 +53,7 @@ void check_dax_turns(std::uint64_t turns) {
 
 // One set-up and one remove, `pairs` times: nanoseconds.
 std::int64_t take_session_turn(DaxSession& session, std::uint64_t node) {
-    const std::uint64_t start_ns = dax_thread_ns();
+    const std::uint64_t start_ns = thread_time_ns();
     for (std::uint64_t i = 0; i < kPairsInATurn; ++i) {
         const std::uint64_t offset = i * 7 % kDaxWindowChunks * kDaxChunk;
         const int set_up = session.set_up(node, {~std::uint64_t{0}, offset, kDaxChunk, kSetupMappingRead, offset});
@@ -75,11 +62,11 @@ std::int64_t take_session_turn(DaxSession& session, std::uint64_t node) {
             throw SystemError(set_up != 0 ? set_up : removed, "a DAX session's set-up and remove");
         }
     }
-    return static_cast<std::int64_t>(dax_thread_ns() - start_ns);
+    return static_cast<std::int64_t>(thread_time_ns() - start_ns);
 }
 
 std::int64_t take_bare_turn(std::byte* window, int fd) {
-    const std::uint64_t start_ns = dax_thread_ns();
+    const std::uint64_t start_ns = thread_time_ns();
     for (std::uint64_t i = 0; i < kPairsInATurn; ++i) {
         const std::uint64_t offset = i * 7 % kDaxWindowChunks * kDaxChunk;
         const void* const mapped =
@@ -91,7 +78,7 @@ std::int64_t take_bare_turn(std::byte* window, int fd) {
             throw SystemError(saved, "mmap(MAP_FIXED)");
         }
     }
-    return static_cast<std::int64_t>(dax_thread_ns() - start_ns);
+    return static_cast<std::int64_t>(thread_time_ns() - start_ns);
 }
 
 std::tuple<double, double> measure_dax_window(std::uint64_t turns) {
@@ -124,8 +111,8 @@ std::tuple<double, double> measure_dax_window(std::uint64_t turns) {
             throw py::error_already_set();
         }
     }
-    const auto theirs = static_cast<double>(dax_median(bare_ns));
-    const auto more = static_cast<double>(dax_median(more_ns));
+    const auto theirs = static_cast<double>(median_of(bare_ns));
+    const auto more = static_cast<double>(median_of(more_ns));
     return {(theirs + more) / kPairsInATurn, theirs / kPairsInATurn};
 }
 
@@ -157,20 +144,20 @@ double measure_dax_live(std::uint64_t live, std::uint64_t turns) {
         std::ranges::generate(asked, [&] { return (random() % (live + 1) * 2 + 1) * kGranule; });
         {
             const py::gil_scoped_release release;
-            const std::uint64_t start_ns = dax_thread_ns();
+            const std::uint64_t start_ns = thread_time_ns();
             for (const std::uint64_t place : asked) {
                 set_up(place);
                 if (session.remove(RemoveMappingOne{place, kGranule}) != 0) {
                     throw Error("a remove failed");
                 }
             }
-            found_ns.push_back(static_cast<std::int64_t>(dax_thread_ns() - start_ns));
+            found_ns.push_back(static_cast<std::int64_t>(thread_time_ns() - start_ns));
         }
         if (PyErr_CheckSignals() != 0) {
             throw py::error_already_set();
         }
     }
-    return static_cast<double>(dax_median(found_ns)) / kPairsInATurn;
+    return static_cast<double>(median_of(found_ns)) / kPairsInATurn;
 }
 
 }  // namespace

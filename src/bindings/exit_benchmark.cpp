@@ -14,6 +14,7 @@
 #include "base/clock.hpp"
 #include "base/error.hpp"
 #include "bindings/bindings.hpp"
+#include "bindings/median.hpp"
 #include "devices/addresses.hpp"
 #include "kernel/kvm.hpp"
 #include "machine/run_loop/run_loop.hpp"
@@ -34,14 +35,6 @@ struct ExitTurn {
     std::uint64_t exits = 0;
 };
 
-// What the calling thread had of its processor, the guest's part included: while another has it, neither loop runs, and
-// a turn that lost it says nothing of either.
-std::uint64_t thread_time_ns() {
-    timespec now{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * kSecond_ns + static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 // Once through the guest's loop, answered by a RunLoop. Making that is not in the time: a run is made once.
 ExitTurn take_our_turn(Vcpu& vcpu, const std::shared_ptr<const Dispatcher>& dispatcher) {
     RunLoop loop({&vcpu}, dispatcher, ExitFilter(), nullptr);
@@ -54,13 +47,6 @@ ExitTurn take_our_turn(Vcpu& vcpu, const std::shared_ptr<const Dispatcher>& disp
                     ": the guest did not find what it was to read, or is another");
     }
     return {ns, loop.counters(0).exits(kKvmExitIo) + loop.counters(0).exits(kKvmExitMmio)};
-}
-
-template <typename Value>
-Value middle_of(std::vector<Value>& values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
 }
 
 std::tuple<std::int64_t, std::int64_t, std::uint64_t, std::uint8_t> measure_exit_loops(
@@ -108,8 +94,8 @@ std::tuple<std::int64_t, std::int64_t, std::uint64_t, std::uint8_t> measure_exit
             throw py::error_already_set();
         }
     }
-    const std::int64_t middle_plain_ns = middle_of(plain_ns);
-    return {middle_plain_ns + middle_of(more_ns), middle_plain_ns, plain.exits, plain.kept};
+    const std::int64_t middle_plain_ns = median_of(plain_ns);
+    return {middle_plain_ns + median_of(more_ns), middle_plain_ns, plain.exits, plain.kept};
 }
 
 }  // namespace

@@ -9,29 +9,17 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "bindings/callee.hpp"
 
 // GIL and locking: a session holds no lock while it calls these (takes_gil). Each takes the GIL itself, and an
 // exception becomes an errno with it held: an OSError's own, else EIO and a line under vmthaw.dax.
 namespace vmthaw::bindings {
 namespace {
 
-// A reference that any thread may let go of.
+// Calls what Python wrote, with its exceptions as errnos.
 class DaxCallee {
 public:
-    explicit DaxCallee(py::object object) noexcept : object_(object.release().ptr()) {}
-    DaxCallee(const DaxCallee&) = delete;
-    DaxCallee& operator=(const DaxCallee&) = delete;
-    ~DaxCallee() {
-        if (Py_IsInitialized() == 0) {
-            return;
-        }
-        try {
-            const py::gil_scoped_acquire gil;
-            Py_DECREF(object_);
-        } catch (...) {
-            return;  // no thread state to be had: the object stays
-        }
-    }
+    explicit DaxCallee(py::object object) noexcept : object_(std::move(object)) {}
 
     // 0, or the errno of what `call(object)` raised.
     template <typename Call>
@@ -39,7 +27,7 @@ public:
         try {
             const py::gil_scoped_acquire gil;
             try {
-                call(py::reinterpret_borrow<py::object>(object_));
+                call(object_.get());
                 return 0;
             } catch (py::error_already_set& error) {
                 return py::module_::import("vmthaw.dax").attr("_errno_of")(what, error.value()).cast<int>();
@@ -53,7 +41,7 @@ public:
     }
 
 private:
-    PyObject* object_;
+    CalleeReference object_;
 };
 
 class PythonDaxMapper final : public DaxMapper {
@@ -120,13 +108,6 @@ public:
 private:
     DaxCallee callee_;
 };
-
-void demand_method(const py::object& object, const char* method, const char* what) {
-    if (!py::hasattr(object, method) || PyCallable_Check(object.attr(method).ptr()) == 0) {
-        throw ArgumentError(std::string(py::str(py::type::of(object).attr("__name__"))) + " is no " + what +
-                            ": it has no method " + method);
-    }
-}
 
 }  // namespace
 

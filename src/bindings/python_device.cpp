@@ -13,6 +13,7 @@
 #include "base/error.hpp"
 #include "base/unique_fd.hpp"
 #include "bindings/buffer_view.hpp"
+#include "bindings/callee.hpp"
 
 namespace vmthaw::bindings {
 namespace {
@@ -27,23 +28,10 @@ void keep_error(std::exception_ptr error) {
     }
 }
 
-// A reference that may be let go of by a thread without the GIL.
+// Calls what Python wrote, with its exceptions kept for the thread.
 class Callee {
 public:
-    explicit Callee(py::object object) noexcept : object_(object.release().ptr()) {}
-    Callee(const Callee&) = delete;
-    Callee& operator=(const Callee&) = delete;
-    ~Callee() {
-        if (Py_IsInitialized() == 0) {
-            return;
-        }
-        try {
-            const py::gil_scoped_acquire gil;
-            Py_DECREF(object_);
-        } catch (...) {
-            return;  // no thread state to be had: the object stays
-        }
-    }
+    explicit Callee(py::object object) noexcept : object_(std::move(object)) {}
 
     // Runs `call(object)` with the GIL. Without the memory to take it, or to keep an error, it fails and says no more.
     template <typename Call>
@@ -51,7 +39,7 @@ public:
         try {
             const py::gil_scoped_acquire gil;
             try {
-                call(py::reinterpret_borrow<py::object>(object_));
+                call(object_.get());
                 return DeviceOutcome::done;
             } catch (...) {
                 keep_error(std::current_exception());
@@ -85,7 +73,7 @@ public:
     }
 
 private:
-    PyObject* object_;
+    CalleeReference object_;
 };
 
 class PythonDevice final : public Device {
@@ -172,21 +160,14 @@ private:
     Callee callee_;
 };
 
-void demand_callable(const py::object& object, const char* method, const char* what) {
-    if (!py::hasattr(object, method) || PyCallable_Check(object.attr(method).ptr()) == 0) {
-        throw ArgumentError(std::string(py::str(py::type::of(object).attr("__name__"))) + " is no " + what +
-                            ": it has no method " + method);
-    }
-}
-
 }  // namespace
 
 std::shared_ptr<Device> device_of(const py::object& object) {
     if (py::isinstance<Device>(object)) {
         return object.cast<std::shared_ptr<Device>>();
     }
-    demand_callable(object, "read", "device");
-    demand_callable(object, "write", "device");
+    demand_method(object, "read", "device");
+    demand_method(object, "write", "device");
     return std::make_shared<PythonDevice>(object);
 }
 
@@ -215,7 +196,7 @@ std::shared_ptr<VirtioBackend> backend_of(const py::object& object) {
                                 " is no virtio back end: it has no " + attribute);
         }
     }
-    demand_callable(object, "read_config", "virtio back end");
+    demand_method(object, "read_config", "virtio back end");
     return std::make_shared<PythonBackend>(object);
 }
 

@@ -48,18 +48,6 @@ FuseAttr attributes_from(const py::handle& answer, std::uint64_t node) {
     return attr;
 }
 
-PythonFs::~PythonFs() {
-    if (Py_IsInitialized() == 0) {
-        return;
-    }
-    try {
-        const py::gil_scoped_acquire gil;
-        Py_DECREF(call_);
-    } catch (...) {
-        return;  // no thread state to be had: the object stays
-    }
-}
-
 int PythonFs::init(InitTerms& terms) noexcept {
     // One getattr for each name that is asked for; a listing asks for none.
     terms.wanted &= ~(kFuseDoReaddirplus | kFuseReaddirplusAuto);

@@ -6,9 +6,11 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "bindings/callee.hpp"
 #include "filesystem/file_system.hpp"
 #include "filesystem/path_nodes.hpp"
 
@@ -20,10 +22,7 @@ namespace vmthaw::bindings {
 // raises nothing.
 class PythonFs final : public FileSystem {
 public:
-    explicit PythonFs(py::object call) noexcept : call_(call.release().ptr()) {}
-    PythonFs(const PythonFs&) = delete;
-    PythonFs& operator=(const PythonFs&) = delete;
-    ~PythonFs() override;
+    explicit PythonFs(py::object call) noexcept : call_(std::move(call)) {}
 
     [[nodiscard]] bool takes_gil() const noexcept override { return true; }
     [[nodiscard]] int init(InitTerms& terms) noexcept override;
@@ -114,7 +113,7 @@ private:
     [[nodiscard]] int check_handle(std::uint64_t node, std::uint64_t handle, bool directory) const noexcept;
     void drop_handle(std::uint64_t handle) noexcept;
 
-    PyObject* call_;
+    CalleeReference call_;
     PathNodes nodes_;
     mutable std::mutex mutex_;  // of what follows
     std::unordered_map<std::uint64_t, Handle> handles_;

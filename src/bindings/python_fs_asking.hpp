@@ -43,7 +43,7 @@ int PythonFs::ask(const char* operation, const FuseCaller& caller, Use use, cons
     try {
         const py::gil_scoped_acquire gil;
         try {
-            const auto call = py::reinterpret_borrow<py::object>(call_);
+            const auto call = call_.get();
             const py::tuple answer =
                 call(operation, caller.unique, caller.uid, caller.gid, caller.pid, fs_argument(arguments)...);
             const int error = answer[0].template cast<int>();

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <exception>
 
+#include "base/clock.hpp"
 #include "filesystem/host_identity.hpp"
 #include "filesystem/passthrough_fs.hpp"
 #include "kernel/fuse.hpp"
@@ -31,7 +32,6 @@ timespec wanted_time(std::uint32_t valid, std::uint32_t set, std::uint32_t now, 
 }
 
 int change_times(int fd, const FuseSetattrIn& change) noexcept {
-    constexpr std::uint32_t kSecond_ns = 1'000'000'000;
     if (((change.valid & kFattrAtime) != 0 && change.atimensec >= kSecond_ns) ||
         ((change.valid & kFattrMtime) != 0 && change.mtimensec >= kSecond_ns)) {
         return EINVAL;

@@ -2,12 +2,11 @@
 
 #include <sys/stat.h>
 
+#include "base/clock.hpp"
 #include "kernel/fuse.hpp"
 
 namespace vmthaw {
 namespace {
-
-constexpr std::uint64_t kSecond_ns = 1'000'000'000;
 
 std::uint64_t chosen_ttl_ns(std::uint64_t given_ns, std::uint64_t servers_ns) noexcept {
     return given_ns == kServersTtl_ns ? servers_ns : given_ns;

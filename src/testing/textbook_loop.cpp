@@ -16,17 +16,12 @@
 #include <cstring>
 #include <ctime>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "kernel/userfaultfd.hpp"
 
 namespace vmthaw::testing {
 namespace {
-
-std::uint64_t thread_cpu_ns() {
-    timespec now{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 // The number behind "key": in a message from a VMM that is trusted (this is a benchmark's baseline).
 std::uint64_t number_after(const std::string& text, const char* key, std::size_t from) {
@@ -107,9 +102,9 @@ TextbookStats TextbookLoop::serve(int cpu) {
         return stats_;
     }
     const UniqueFd userfaultfd = receive(connection.get());
-    const std::uint64_t start = thread_cpu_ns();
+    const std::uint64_t start = thread_time_ns();
     loop(connection.get(), userfaultfd.get());
-    stats_.cpu_ns = thread_cpu_ns() - start;
+    stats_.cpu_ns = thread_time_ns() - start;
     return stats_;
 }
 
