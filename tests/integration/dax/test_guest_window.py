@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.dax.dax_guest import CHUNK, MEMORY, DaxGuest
+from tests.support.dax_guest import CHUNK, MEMORY, DaxGuest
 from vmthaw.dax import DaxSession, HostFiles
 from vmthaw.kvm import Exit
 

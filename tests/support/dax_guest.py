@@ -12,8 +12,8 @@ CODE, PARAMETERS, VALUE = 0x1000, 0x2000, 0x3000
 BASE = 0x8000_0000
 FAR_BASE = 0x80_0000_0000
 CHUNK = 2 << 20  # what Linux maps
+END_PORT = 0x80
 _TABLES = 0x10000
-_END = b"\xe6\x80"  # out %al, $0x80
 _SEGMENTS = ("cs", "ds", "es", "ss")
 
 
@@ -64,10 +64,14 @@ class DaxGuest:
             self.memory.write(table, struct.pack("<512Q", *pages))
 
     def run(self, code: bytes, **registers: int) -> Exit:
-        """Runs `code` to its exit: port 0x80, or whatever the window did."""
-        self.memory.write(CODE, code + _END)
-        self.vcpu.set_regs({"rip": CODE, "rsp": 0x8000, "rflags": 0x3002, **registers})
+        """Runs `code` to its exit: END_PORT, or whatever the window did."""
+        self.begin(code, **registers)
         return self.vcpu.run(timeout=30)
+
+    def begin(self, code: bytes, **registers: int) -> None:
+        """Puts the vCPU before `code`, and a write to END_PORT behind it."""
+        self.memory.write(CODE, code + b"\xe6" + bytes([END_PORT]))  # out %al, $END_PORT
+        self.vcpu.set_regs({"rip": CODE, "rsp": 0x8000, "rflags": 0x3002, **registers})
 
     def copy(self, to: int, start: int, size: int) -> None:
         """The guest copies bytes of its own memory and of the window, at guest addresses."""
