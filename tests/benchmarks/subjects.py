@@ -26,6 +26,7 @@ SUBJECTS = (
     Subject("memory", ("sequential", "random", "many", "failing", "restore", "guest", "trace"), "page", "textbook"),
     Subject("vcpu", ("exits", "run", "capture", "freeze", "pause"), "event", "baseline", of_memory_file=False),
     Subject("dax", ("dax",), "pair", "baseline", of_memory_file=False),
+    Subject("window", ("window",), "page", "FUSE READ", of_memory_file=False),
     Subject("fuse", ("fuse",), "call", "libfuse3", of_memory_file=False),
 )
 
