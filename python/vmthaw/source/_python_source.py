@@ -1,9 +1,4 @@
-"""Page sources: where the bytes of a restored VM come from.
-
-`FileSource`, `SparseDiffSource` and `ZeroSource` are the core's own. `PythonSource` asks a callable, on daemon threads
-of Python's; the core's threads wait for its answers without the GIL, so a slow or failing callable delays nobody else's
-pages.
-"""
+"""`PythonSource`: a source whose bytes a callable gives, and the threads that call it."""
 
 from __future__ import annotations
 
@@ -16,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vmthaw import _core, _drainer, _lifecycle
-from vmthaw._core import ExtentKind, FileSource, PageSource, SparseDiffSource, ZeroSource
+from vmthaw._core import ExtentKind
 from vmthaw.errors import StateError, VmthawValueError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ExtentKind", "FileSource", "PageSource", "PythonSource", "SparseDiffSource", "ZeroSource"]
+__all__ = ["PythonSource"]
 
 ReadCallable: TypeAlias = "Callable[[int, int], Buffer]"
 
