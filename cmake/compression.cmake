@@ -1,0 +1,22 @@
+# lz4 and zstd as static libraries: a wheel brings them along, and no other copy in a process takes their place.
+set(VMTHAW_LIBRARIES "" CACHE PATH "directory with liblz4.a and libzstd.a; empty: the system's")
+
+if(VMTHAW_LIBRARIES)
+  set(places PATHS ${VMTHAW_LIBRARIES} NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+endif()
+if(VMTHAW_HEADERS)
+  set(headers PATHS ${VMTHAW_HEADERS} NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+endif()
+add_library(vmthaw_compression INTERFACE)
+foreach(name lz4 zstd)
+  find_library(VMTHAW_LIB_${name} NAMES lib${name}.a ${places})
+  find_path(VMTHAW_INCLUDE_${name} NAMES ${name}.h ${headers})
+  if(NOT VMTHAW_LIB_${name} OR NOT VMTHAW_INCLUDE_${name})
+    message(FATAL_ERROR "lib${name}.a or ${name}.h is missing: install Debian's lib${name}-dev (make setup), or give "
+                        "-DVMTHAW_LIBRARIES (-DVMTHAW_HEADERS) the directory that holds it")
+  endif()
+  target_link_libraries(vmthaw_compression INTERFACE ${VMTHAW_LIB_${name}})
+  if(VMTHAW_HEADERS)
+    target_include_directories(vmthaw_compression SYSTEM INTERFACE ${VMTHAW_INCLUDE_${name}})
+  endif()
+endforeach()
