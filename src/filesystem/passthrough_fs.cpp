@@ -131,6 +131,10 @@ int PassthroughFs::look_up_fd(UniqueFd path, NodeEntry& entry) noexcept {
     if (const int error = host_statx(path.get(), "", 0, 0, found); error != 0) {
         return error;
     }
+    return look_up_found(std::move(path), found, entry);
+}
+
+int PassthroughFs::look_up_found(UniqueFd path, const FuseStatx& found, NodeEntry& entry) noexcept {
     if (const int error = nodes_.look_up(std::move(path), found, entry.node); error != 0) {
         return error;
     }

@@ -134,11 +134,15 @@ private:
     [[nodiscard]] int find_writable(std::uint64_t node, HostNodeRef& ref) noexcept;
     [[nodiscard]] int look_up_in(const HostNodeRef& parent, const char* name, NodeEntry& entry) noexcept;
     [[nodiscard]] int look_up_fd(UniqueFd path, NodeEntry& entry) noexcept;
+    [[nodiscard]] int look_up_found(UniqueFd path, const FuseStatx& found, NodeEntry& entry) noexcept;
+    // What create() and tmpfile() just made: its node, and then its handle.
+    [[nodiscard]] int look_up_new(const HostNodeRef& directory, const char* name, int file, NodeEntry& entry) noexcept;
+    [[nodiscard]] int look_up_opened(int file, NodeEntry& entry) noexcept;
     void fill(const FuseStatx& found, FuseAttr& attr) const noexcept;
     [[nodiscard]] int attributes(int fd, FuseAttr& attr) const noexcept;
     [[nodiscard]] int change(const HostNodeRef& node, const HostHandle* file, const FuseSetattrIn& change) noexcept;
     [[nodiscard]] int open_node(std::uint64_t node, int flags, bool kills, OpenedFile& opened) noexcept;
-    [[nodiscard]] int keep_new(UniqueFd file, NodeEntry& entry, OpenedFile& opened) noexcept;
+    [[nodiscard]] int keep_new(UniqueFd file, const NodeEntry& entry, OpenedFile& opened) noexcept;
     [[nodiscard]] int find_directory_handle(std::uint64_t handle, std::shared_ptr<HostHandle>& file) noexcept;
     [[nodiscard]] bool add_entry(const HostHandle& directory, const HostDirent& entry, bool plus,
                                  DirectoryWriter& writer) noexcept;

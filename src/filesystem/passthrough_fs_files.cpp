@@ -57,15 +57,27 @@ int PassthroughFs::open(const FuseCaller& /*caller*/, std::uint64_t node, const 
     return open_node(node, flags, (request.open_flags & kFuseOpenKillSuidgid) != 0, opened);
 }
 
-int PassthroughFs::keep_new(UniqueFd file, NodeEntry& entry, OpenedFile& opened) noexcept {
+int PassthroughFs::look_up_new(const HostNodeRef& directory, const char* name, int file, NodeEntry& entry) noexcept {
+    // By its name, which is faster than by /proc, if that is still its: `file` keeps the number from being another's.
+    UniqueFd path;
+    FuseStatx named;
+    FuseStatx opened;
+    if (host_open_beneath(directory.get(), name, O_PATH, 0, path) == 0 &&
+        host_statx(path.get(), "", 0, 0, named) == 0 && host_statx(file, "", 0, kStatxIno, opened) == 0 &&
+        named.ino == opened.ino && named.dev_major == opened.dev_major && named.dev_minor == opened.dev_minor) {
+        return look_up_found(std::move(path), named, entry);
+    }
+    return look_up_opened(file, entry);
+}
+
+int PassthroughFs::look_up_opened(int file, NodeEntry& entry) noexcept {
     // A node's descriptor is another one, that is not open for writing: else nobody could execute the file.
     UniqueFd path;
-    if (const int error = host_reopen(file.get(), O_PATH, path); error != 0) {
-        return error;
-    }
-    if (const int error = look_up_fd(std::move(path), entry); error != 0) {
-        return error;
-    }
+    const int error = host_reopen(file, O_PATH, path);
+    return error != 0 ? error : look_up_fd(std::move(path), entry);
+}
+
+int PassthroughFs::keep_new(UniqueFd file, const NodeEntry& entry, OpenedFile& opened) noexcept {
     if (const int error = files_.add(std::move(file), entry.node, false, opened.handle); error != 0) {
         nodes_.forget(entry.node, 1);
         return error;
@@ -90,7 +102,8 @@ int PassthroughFs::create(const FuseCaller& caller, std::uint64_t parent, std::s
         error = host_open_beneath(directory.get(), name.data(), flags | O_CREAT | O_EXCL, request.mode, file);
     }
     if (error == 0) {
-        return keep_new(std::move(file), entry, opened);
+        error = look_up_new(directory, name.data(), file.get(), entry);
+        return error != 0 ? error : keep_new(std::move(file), entry, opened);
     }
     if (error != EEXIST || (request.flags & static_cast<std::uint32_t>(O_EXCL)) != 0) {
         return error;
@@ -121,7 +134,8 @@ int PassthroughFs::tmpfile(const FuseCaller& caller, std::uint64_t parent, const
             return error;
         }
     }
-    return keep_new(std::move(file), entry, opened);
+    const int error = look_up_opened(file.get(), entry);
+    return error != 0 ? error : keep_new(std::move(file), entry, opened);
 }
 
 int PassthroughFs::read(const FuseCaller& /*caller*/, std::uint64_t /*node*/, const FuseReadIn& request,

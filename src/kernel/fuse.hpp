@@ -142,7 +142,8 @@ inline constexpr std::uint32_t kRenameNoReplace = 1U << 0;
 inline constexpr std::uint32_t kRenameExchange = 1U << 1;
 inline constexpr std::uint32_t kRenameWhiteout = 1U << 2;
 
-// The mask of statx(2): all that struct fuse_attr carries, and the time of birth
+// The mask of statx(2): the inode's number, all that struct fuse_attr carries, and the time of birth
+inline constexpr std::uint32_t kStatxIno = 0x100;
 inline constexpr std::uint32_t kStatxBasicStats = 0x7ff;
 inline constexpr std::uint32_t kStatxBtime = 0x800;
 

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <string>
@@ -183,6 +184,46 @@ TEST_F(PassthroughFsNodes, ThreadsThatLookUpAndForgetLeaveNothing) {
     EXPECT_EQ(fs.held_nodes(), 0U);
     EXPECT_EQ(fs.open_handles(), 0U);
     EXPECT_EQ(fs.open_descriptors(), 1U);
+}
+
+TEST_F(PassthroughFsNodes, ANewFilesNodeIsThatFileWhoeverTakesItsName) {
+    const HostDirectory host;
+    PassthroughFs fs(host.path());
+    const std::string name = host.path() + "/new";
+    std::atomic<bool> done = false;
+    std::thread thief([&] {
+        while (!done) {
+            host.touch("other");
+            ::rename((host.path() + "/other").c_str(), name.c_str());
+        }
+    });
+    FuseCreateIn create;
+    create.flags = O_CREAT | O_EXCL | O_WRONLY;
+    create.mode = S_IFREG | 0600;
+    int made = 0;
+    for (int turn = 0; turn < 4000; ++turn) {
+        ::unlink(name.c_str());
+        NodeEntry entry;
+        OpenedFile opened;
+        if (fs.create(kRootCaller, kFuseRootNode, "new", create, entry, opened) != 0) {
+            continue;  // the thief was faster
+        }
+        ++made;
+        NodeAttributes node;
+        NodeAttributes file;
+        EXPECT_EQ(fs.getattr(kRootCaller, entry.node, kFuseNoHandle, node), 0);
+        EXPECT_EQ(fs.getattr(kRootCaller, entry.node, opened.handle, file), 0);
+        EXPECT_EQ(node.attr.ino, file.attr.ino) << "in turn " << turn;
+        EXPECT_EQ(entry.attr.ino, file.attr.ino) << "in turn " << turn;
+        FuseReleaseIn release;
+        release.fh = opened.handle;
+        EXPECT_EQ(fs.release(kRootCaller, entry.node, release), 0);
+        fs.forget(entry.node, 1);
+    }
+    done = true;
+    thief.join();
+    EXPECT_GT(made, 0);
+    EXPECT_EQ(fs.held_nodes(), 0U);
 }
 
 }  // namespace
