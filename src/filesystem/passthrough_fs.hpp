@@ -106,6 +106,7 @@ public:
     [[nodiscard]] int dax_map(std::uint64_t node, std::uint64_t handle, std::uint64_t offset_bytes,
                               std::uint64_t length_bytes, std::uint32_t prot, Lease& lease) noexcept override;
     [[nodiscard]] int dax_unmap(const Lease& lease) noexcept override;
+    [[nodiscard]] bool gives_regular_files() const noexcept override { return true; }
 
     [[nodiscard]] std::uint64_t held_nodes() const noexcept override { return nodes_.count(); }
     [[nodiscard]] std::uint64_t open_handles() const noexcept override { return files_.count(); }

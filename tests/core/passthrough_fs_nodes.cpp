@@ -123,6 +123,10 @@ TEST_F(PassthroughFsNodes, WhatWasNeverGivenIsRefused) {
         EXPECT_EQ(fs.fsync(kRootCaller, kFuseRootNode, handle, false), EBADF);
     }
     EXPECT_EQ(fs.dax_map(kFuseRootNode, kFuseNoHandle, 0, 4096, kDaxRead, lease), EISDIR);
+    EXPECT_TRUE(fs.gives_regular_files());
+    ASSERT_EQ(::mkfifo((host.path() + "/fifo").c_str(), 0600), 0);
+    ASSERT_EQ(fs.lookup(kRootCaller, kFuseRootNode, "fifo", entry), 0);
+    EXPECT_EQ(fs.dax_map(entry.node, kFuseNoHandle, 0, 4096, kDaxRead, lease), EINVAL);  // not opened, which might wait
     lease.token = 77;
     EXPECT_EQ(fs.dax_unmap(lease), EINVAL);
 }
