@@ -66,12 +66,12 @@ std::shared_ptr<PageServer> make_server(const std::optional<std::string>& socket
     options.handover_timeout_ns = static_cast<std::uint64_t>(handover_timeout * 1e9);
     options.prewarm = std::move(prewarm);
     if (socket_fd) {
-        options.listener = HandoverListener::adopt(duplicate(*socket_fd, "the listening socket"));
+        options.listener = UnixListener::adopt(duplicate(*socket_fd, "the listening socket"));
     } else if (socket_path) {
-        HandoverListenerOptions listener;
+        UnixListenerOptions listener;
         listener.owner_uid = owner_uid;
         listener.owner_gid = owner_gid;
-        options.listener = HandoverListener::create(*socket_path, listener);
+        options.listener = UnixListener::create(*socket_path, listener);
     }
     return PageServer::create(std::move(options));
 }

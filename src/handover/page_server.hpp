@@ -16,7 +16,7 @@
 #include "base/event_fd.hpp"
 #include "base/fork_guard.hpp"
 #include "base/ring.hpp"
-#include "handover/handover_listener.hpp"
+#include "base/unix_listener.hpp"
 #include "handover/handover_receiver.hpp"
 #include "pager/memory_layout.hpp"
 #include "pager/pager_session.hpp"
@@ -24,7 +24,7 @@
 namespace vmthaw {
 
 struct PageServerOptions {
-    std::optional<HandoverListener> listener;  // none: only adopted sessions
+    std::optional<UnixListener> listener;  // none: only adopted sessions
     std::shared_ptr<PageSource> source;        // null: each session waits for provide_source()
     PagerConfig config;
     MemoryLayout layout = MemoryLayout::host();

@@ -6,9 +6,9 @@
 #include <sstream>
 
 #include "base/send_descriptors.hpp"
+#include "base/unix_address.hpp"
 #include "descriptor_limit.hpp"
 #include "handover/page_server.hpp"
-#include "handover/unix_address.hpp"
 #include "pager_support.hpp"
 
 namespace vmthaw {
@@ -52,7 +52,7 @@ protected:
     }
     [[nodiscard]] std::shared_ptr<PageServer> server(std::shared_ptr<PageSource> source) const {
         PageServerOptions options;
-        options.listener = HandoverListener::create(path_);
+        options.listener = UnixListener::create(path_);
         options.source = std::move(source);
         options.config = quick_config();
         options.handover_timeout_ns = 300'000'000;

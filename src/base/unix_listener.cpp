@@ -1,4 +1,4 @@
-#include "handover/handover_listener.hpp"
+#include "base/unix_listener.hpp"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -14,12 +14,11 @@
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
-#include "handover/unix_address.hpp"
+#include "base/unix_address.hpp"
 
 namespace vmthaw {
 namespace {
 
-constexpr mode_t kSocketMode = S_IRUSR | S_IWUSR;
 constexpr std::uint64_t kLockPatience_ns = 1'000'000'000;
 
 // Held while a stale socket is tested and replaced: otherwise two servers starting at once could each take the other's
@@ -95,7 +94,7 @@ void clear_the_way(const UnixAddress& address, const std::string& path) {
     }
 }
 
-void set_owner(const std::string& path, const HandoverListenerOptions& options) {
+void set_owner(const std::string& path, const UnixListenerOptions& options) {
     const uid_t uid = options.owner_uid.value_or(static_cast<uid_t>(-1));
     const gid_t gid = options.owner_gid.value_or(static_cast<gid_t>(-1));
     if ((options.owner_uid || options.owner_gid) && ::lchown(path.c_str(), uid, gid) != 0) {
@@ -113,10 +112,10 @@ int socket_option(int fd, int option, const char* operation) {
 
 }  // namespace
 
-HandoverListener HandoverListener::create(const std::string& path, const HandoverListenerOptions& options) {
+UnixListener UnixListener::create(const std::string& path, const UnixListenerOptions& options) {
     const UnixAddress address = UnixAddress::of(path);
     UniqueFd socket = stream_socket();
-    HandoverListener listener(std::move(socket), path);
+    UnixListener listener(std::move(socket), path);
     const int fd = listener.fd();
     if (address.is_abstract()) {
         check_errno(::bind(fd, address.get(), address.length()), "bind to an abstract socket");
@@ -126,9 +125,9 @@ HandoverListener HandoverListener::create(const std::string& path, const Handove
     const std::string file = absolute(path);
     const DirectoryLock lock(directory_of(file));
     clear_the_way(address, path);
-    // Linux gives the file the mode of the socket's own inode (less the umask), so it is 0600 from its first moment on,
+    // Linux gives the file the mode of the socket's own inode (less the umask), so it is right from its first moment,
     // with no change of the process-wide umask, which other threads would see.
-    check_errno(::fchmod(fd, kSocketMode), "fchmod of a socket");
+    check_errno(::fchmod(fd, options.mode), "fchmod of a socket");
     if (::bind(fd, address.get(), address.length()) != 0) {
         const int saved = errno;
         throw SystemError(saved, "bind to " + path);
@@ -139,15 +138,15 @@ HandoverListener HandoverListener::create(const std::string& path, const Handove
     listener.device_ = made.st_dev;
     listener.inode_ = made.st_ino;
     // Nobody can connect before listen(), so mode and owner are right before the first connection.
-    if ((made.st_mode & 07777U) != kSocketMode) {
-        check_errno(::chmod(file.c_str(), kSocketMode), "chmod of the socket");  // an unusual umask took bits away
+    if ((made.st_mode & 07777U) != options.mode) {
+        check_errno(::chmod(file.c_str(), options.mode), "chmod of the socket");  // an unusual umask took bits away
     }
     set_owner(file, options);
     check_errno(::listen(fd, options.backlog), "listen");
     return listener;
 }
 
-HandoverListener HandoverListener::adopt(UniqueFd socket) {
+UnixListener UnixListener::adopt(UniqueFd socket) {
     const int fd = socket.get();
     struct stat found{};
     check_errno(::fstat(fd, &found), "fstat of the socket that was given");
@@ -173,7 +172,7 @@ HandoverListener HandoverListener::adopt(UniqueFd socket) {
     return {std::move(socket), UnixAddress::name_of(address, length)};
 }
 
-HandoverListener& HandoverListener::operator=(HandoverListener&& other) noexcept {
+UnixListener& UnixListener::operator=(UnixListener&& other) noexcept {
     if (this != &other) {
         close();
         socket_ = std::move(other.socket_);
@@ -186,9 +185,9 @@ HandoverListener& HandoverListener::operator=(HandoverListener&& other) noexcept
     return *this;
 }
 
-AcceptOutcome HandoverListener::accept() const noexcept {
+AcceptOutcome accept_connection(int listening_fd) noexcept {
     for (;;) {
-        const int fd = ::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        const int fd = ::accept4(listening_fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
             return {AcceptStatus::accepted, UniqueFd(fd), 0};
         }
@@ -210,7 +209,7 @@ AcceptOutcome HandoverListener::accept() const noexcept {
     }
 }
 
-void HandoverListener::close() noexcept {
+void UnixListener::close() noexcept {
     if (socket_ && !file_.empty() && !guard_.inherited()) {
         const int saved = errno;
         struct stat found{};

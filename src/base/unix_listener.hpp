@@ -24,37 +24,41 @@ struct AcceptOutcome {
     int errno_value = 0;
 };
 
-struct HandoverListenerOptions {
+struct UnixListenerOptions {
+    mode_t mode = 0600;              // of the socket file: who may connect
     std::optional<uid_t> owner_uid;  // of the socket file; needs CAP_CHOWN unless it is our own
     std::optional<gid_t> owner_gid;
     int backlog = 1024;
 };
 
-// The UNIX stream socket that VMMs connect to. Its file has mode 0600 from its first moment and its owner before the
+// accept4(2) on any listening stream socket. Never blocks on a non-blocking one.
+[[nodiscard]] AcceptOutcome accept_connection(int listening_fd) noexcept;
+
+// A listening UNIX stream socket. Its file has its mode from its first moment (less the umask) and its owner before the
 // first connection; a live socket of somebody else is never taken, a stale one is replaced, anything else is left
 // alone. "@name" is an abstract socket, which has no mode: check the peer's uid there. Removes only the very file it
 // made, and not in a forked child. Set-up throws SystemError or ArgumentError; accept() is noexcept. Thread-safe but
 // for close().
-class HandoverListener {
+class UnixListener {
 public:
-    [[nodiscard]] static HandoverListener create(const std::string& path, const HandoverListenerOptions& options = {});
+    [[nodiscard]] static UnixListener create(const std::string& path, const UnixListenerOptions& options = {});
     // A listening socket that systemd or a parent made; its file is theirs and stays.
-    [[nodiscard]] static HandoverListener adopt(UniqueFd socket);
+    [[nodiscard]] static UnixListener adopt(UniqueFd socket);
 
-    HandoverListener(HandoverListener&& other) noexcept = default;
-    HandoverListener& operator=(HandoverListener&& other) noexcept;
-    HandoverListener(const HandoverListener&) = delete;
-    HandoverListener& operator=(const HandoverListener&) = delete;
-    ~HandoverListener() { close(); }
+    UnixListener(UnixListener&& other) noexcept = default;
+    UnixListener& operator=(UnixListener&& other) noexcept;
+    UnixListener(const UnixListener&) = delete;
+    UnixListener& operator=(const UnixListener&) = delete;
+    ~UnixListener() { close(); }
 
     [[nodiscard]] int fd() const noexcept { return socket_.get(); }
     // As given ("@name" for abstract ones), or as the kernel names an adopted one.
     [[nodiscard]] const std::string& path() const noexcept { return path_; }
-    [[nodiscard]] AcceptOutcome accept() const noexcept;
+    [[nodiscard]] AcceptOutcome accept() const noexcept { return accept_connection(socket_.get()); }
     void close() noexcept;  // idempotent
 
 private:
-    HandoverListener(UniqueFd socket, std::string path) noexcept : socket_(std::move(socket)), path_(std::move(path)) {}
+    UnixListener(UniqueFd socket, std::string path) noexcept : socket_(std::move(socket)), path_(std::move(path)) {}
 
     UniqueFd socket_;
     std::string path_;

@@ -1,4 +1,4 @@
-#include "handover/handover_listener.hpp"
+#include "base/unix_listener.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -12,15 +12,15 @@
 #include <string>
 
 #include "base/error.hpp"
+#include "base/unix_address.hpp"
 #include "descriptor_limit.hpp"
-#include "handover/unix_address.hpp"
 
 namespace vmthaw {
 namespace {
 
 UniqueFd stream_socket() { return UniqueFd(check_errno(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")); }
 
-class HandoverListenerTest : public testing::Test {
+class UnixListenerTest : public testing::Test {
 protected:
     void SetUp() override {
         std::array<char, 32> name{"/tmp/vmthaw-XXXXXX"};
@@ -46,7 +46,7 @@ protected:
     }
     static int errno_of(const std::string& path) {
         try {
-            static_cast<void>(HandoverListener::create(path));
+            static_cast<void>(UnixListener::create(path));
         } catch (const SystemError& error) {
             return error.errno_value();
         }
@@ -64,8 +64,8 @@ void leave_stale_socket(const std::string& path) {
     ASSERT_EQ(::bind(socket.get(), address.get(), address.length()), 0);
 }
 
-TEST_F(HandoverListenerTest, AcceptsAConnectionAndRemovesItsFile) {
-    HandoverListener listener = HandoverListener::create(path_);
+TEST_F(UnixListenerTest, AcceptsAConnectionAndRemovesItsFile) {
+    UnixListener listener = UnixListener::create(path_);
     EXPECT_EQ(listener.accept().status, AcceptStatus::nothing);
     const UniqueFd vmm = connect(path_);
     const AcceptOutcome outcome = listener.accept();
@@ -77,10 +77,10 @@ TEST_F(HandoverListenerTest, AcceptsAConnectionAndRemovesItsFile) {
     EXPECT_FALSE(exists(path_));
 }
 
-TEST_F(HandoverListenerTest, HasMode0600WhateverTheUmask) {
+TEST_F(UnixListenerTest, HasMode0600WhateverTheUmask) {
     for (const mode_t mask : {0U, 022U, 077U, 0777U}) {
         const mode_t former = ::umask(mask);
-        const HandoverListener listener = HandoverListener::create(path_);
+        const UnixListener listener = UnixListener::create(path_);
         ::umask(former);
         struct stat found{};
         ASSERT_EQ(::lstat(path_.c_str(), &found), 0);
@@ -89,7 +89,7 @@ TEST_F(HandoverListenerTest, HasMode0600WhateverTheUmask) {
 }
 
 // The file's mode right after bind(2), before anything else could mend it: what create() builds on.
-TEST_F(HandoverListenerTest, BindGivesTheFileTheModeOfTheSocketItself) {
+TEST_F(UnixListenerTest, BindGivesTheFileTheModeOfTheSocketItself) {
     const UniqueFd socket = stream_socket();
     ASSERT_EQ(::fchmod(socket.get(), 0600), 0);
     const UnixAddress address = UnixAddress::of(path_);
@@ -102,14 +102,14 @@ TEST_F(HandoverListenerTest, BindGivesTheFileTheModeOfTheSocketItself) {
     EXPECT_EQ(found.st_mode & 07777U, 0600U);
 }
 
-TEST_F(HandoverListenerTest, CanGiveTheFileAway) {
+TEST_F(UnixListenerTest, CanGiveTheFileAway) {
     if (::geteuid() != 0) {
         GTEST_SKIP() << "giving a file away needs root";
     }
-    HandoverListenerOptions options;
+    UnixListenerOptions options;
     options.owner_uid = 1234;
     options.owner_gid = 4321;
-    const HandoverListener listener = HandoverListener::create(path_, options);
+    const UnixListener listener = UnixListener::create(path_, options);
     struct stat found{};
     ASSERT_EQ(::lstat(path_.c_str(), &found), 0);
     EXPECT_EQ(found.st_uid, 1234U);
@@ -117,27 +117,27 @@ TEST_F(HandoverListenerTest, CanGiveTheFileAway) {
     EXPECT_EQ(found.st_mode & 07777U, 0600U);
 }
 
-TEST_F(HandoverListenerTest, DoesNotStealALiveSocket) {
-    const HandoverListener first = HandoverListener::create(path_);
+TEST_F(UnixListenerTest, DoesNotStealALiveSocket) {
+    const UnixListener first = UnixListener::create(path_);
     EXPECT_EQ(errno_of(path_), EADDRINUSE);
     EXPECT_TRUE(connect(path_));
 }
 
-TEST_F(HandoverListenerTest, DoesNotStealALiveSocketWhoseQueueIsFull) {
-    HandoverListenerOptions options;
+TEST_F(UnixListenerTest, DoesNotStealALiveSocketWhoseQueueIsFull) {
+    UnixListenerOptions options;
     options.backlog = 0;
-    const HandoverListener first = HandoverListener::create(path_, options);
+    const UnixListener first = UnixListener::create(path_, options);
     const UniqueFd waiting = connect(path_);
     EXPECT_EQ(errno_of(path_), EADDRINUSE);
 }
 
-TEST_F(HandoverListenerTest, ReplacesAStaleSocket) {
+TEST_F(UnixListenerTest, ReplacesAStaleSocket) {
     leave_stale_socket(path_);
-    const HandoverListener listener = HandoverListener::create(path_);
+    const UnixListener listener = UnixListener::create(path_);
     EXPECT_TRUE(connect(path_));
 }
 
-TEST_F(HandoverListenerTest, LeavesOtherFilesAlone) {
+TEST_F(UnixListenerTest, LeavesOtherFilesAlone) {
     const UniqueFd file(::open(path_.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     EXPECT_EQ(errno_of(path_), EEXIST);
     ASSERT_EQ(::unlink(path_.c_str()), 0);
@@ -146,17 +146,17 @@ TEST_F(HandoverListenerTest, LeavesOtherFilesAlone) {
     EXPECT_TRUE(exists(path_));
 }
 
-TEST_F(HandoverListenerTest, RemovesOnlyItsOwnFile) {
+TEST_F(UnixListenerTest, RemovesOnlyItsOwnFile) {
     {
-        const HandoverListener listener = HandoverListener::create(path_);
+        const UnixListener listener = UnixListener::create(path_);
         ASSERT_EQ(::unlink(path_.c_str()), 0);
         leave_stale_socket(path_);  // somebody else's, by the same name
     }
     EXPECT_TRUE(exists(path_));
 }
 
-TEST_F(HandoverListenerTest, KeepsItsFileWhenAForkedChildDropsIt) {
-    HandoverListener listener = HandoverListener::create(path_);
+TEST_F(UnixListenerTest, KeepsItsFileWhenAForkedChildDropsIt) {
+    UnixListener listener = UnixListener::create(path_);
     const pid_t child = ::fork();
     if (child == 0) {
         listener.close();
@@ -168,33 +168,33 @@ TEST_F(HandoverListenerTest, KeepsItsFileWhenAForkedChildDropsIt) {
     EXPECT_TRUE(connect(path_));
 }
 
-TEST_F(HandoverListenerTest, SaysThatAPathIsTooLong) {
+TEST_F(UnixListenerTest, SaysThatAPathIsTooLong) {
     try {
-        static_cast<void>(HandoverListener::create(directory_ + "/" + std::string(120, 'x')));
+        static_cast<void>(UnixListener::create(directory_ + "/" + std::string(120, 'x')));
         FAIL();
     } catch (const ArgumentError& error) {
         EXPECT_NE(std::string(error.what()).find("the kernel takes 107"), std::string::npos) << error.what();
     }
-    EXPECT_THROW(static_cast<void>(HandoverListener::create("")), ArgumentError);
-    EXPECT_THROW(static_cast<void>(HandoverListener::create(std::string("/tmp/a\0b", 8))), ArgumentError);
+    EXPECT_THROW(static_cast<void>(UnixListener::create("")), ArgumentError);
+    EXPECT_THROW(static_cast<void>(UnixListener::create(std::string("/tmp/a\0b", 8))), ArgumentError);
     EXPECT_EQ(errno_of("/nowhere/at/all"), ENOENT);
 }
 
-TEST_F(HandoverListenerTest, CanBeAbstract) {
+TEST_F(UnixListenerTest, CanBeAbstract) {
     const std::string name = "@vmthaw-test-" + std::to_string(::getpid());
-    const HandoverListener listener = HandoverListener::create(name);
+    const UnixListener listener = UnixListener::create(name);
     EXPECT_TRUE(connect(name));
     EXPECT_EQ(listener.accept().status, AcceptStatus::accepted);
     EXPECT_EQ(errno_of(name), EADDRINUSE);
 }
 
-TEST_F(HandoverListenerTest, AdoptsAListeningSocketAndLeavesItsFile) {
+TEST_F(UnixListenerTest, AdoptsAListeningSocketAndLeavesItsFile) {
     {
         UniqueFd socket = stream_socket();
         const UnixAddress address = UnixAddress::of(path_);
         ASSERT_EQ(::bind(socket.get(), address.get(), address.length()), 0);
         ASSERT_EQ(::listen(socket.get(), 4), 0);
-        const HandoverListener listener = HandoverListener::adopt(std::move(socket));
+        const UnixListener listener = UnixListener::adopt(std::move(socket));
         EXPECT_EQ(listener.path(), path_);
         EXPECT_EQ(listener.accept().status, AcceptStatus::nothing);  // does not block
         const UniqueFd vmm = connect(path_);
@@ -203,19 +203,18 @@ TEST_F(HandoverListenerTest, AdoptsAListeningSocketAndLeavesItsFile) {
     EXPECT_TRUE(exists(path_));
 }
 
-TEST_F(HandoverListenerTest, AdoptsNothingElse) {
-    EXPECT_THROW(static_cast<void>(HandoverListener::adopt(UniqueFd(::open("/dev/null", O_RDONLY)))), ArgumentError);
-    EXPECT_THROW(static_cast<void>(HandoverListener::adopt(UniqueFd(::socket(AF_UNIX, SOCK_STREAM, 0)))),
-                 ArgumentError);
-    EXPECT_THROW(static_cast<void>(HandoverListener::adopt(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM, 0)))), ArgumentError);
+TEST_F(UnixListenerTest, AdoptsNothingElse) {
+    EXPECT_THROW(static_cast<void>(UnixListener::adopt(UniqueFd(::open("/dev/null", O_RDONLY)))), ArgumentError);
+    EXPECT_THROW(static_cast<void>(UnixListener::adopt(UniqueFd(::socket(AF_UNIX, SOCK_STREAM, 0)))), ArgumentError);
+    EXPECT_THROW(static_cast<void>(UnixListener::adopt(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM, 0)))), ArgumentError);
     UniqueFd tcp(::socket(AF_INET, SOCK_STREAM, 0));
     if (tcp && ::listen(tcp.get(), 1) == 0) {
-        EXPECT_THROW(static_cast<void>(HandoverListener::adopt(std::move(tcp))), ArgumentError);
+        EXPECT_THROW(static_cast<void>(UnixListener::adopt(std::move(tcp))), ArgumentError);
     }
 }
 
-TEST_F(HandoverListenerTest, KeepsAVmmInTheQueueWhenOutOfDescriptors) {
-    const HandoverListener listener = HandoverListener::create(path_);
+TEST_F(UnixListenerTest, KeepsAVmmInTheQueueWhenOutOfDescriptors) {
+    const UnixListener listener = UnixListener::create(path_);
     const UniqueFd vmm = connect(path_);
     AcceptOutcome refused;
     {
@@ -227,8 +226,8 @@ TEST_F(HandoverListenerTest, KeepsAVmmInTheQueueWhenOutOfDescriptors) {
     EXPECT_EQ(listener.accept().status, AcceptStatus::accepted);
 }
 
-TEST_F(HandoverListenerTest, ReportsABrokenSocket) {
-    HandoverListener listener = HandoverListener::create(path_);
+TEST_F(UnixListenerTest, ReportsABrokenSocket) {
+    UnixListener listener = UnixListener::create(path_);
     listener.close();
     EXPECT_EQ(listener.accept().status, AcceptStatus::failed);
     EXPECT_EQ(listener.accept().errno_value, EBADF);

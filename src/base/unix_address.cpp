@@ -1,4 +1,4 @@
-#include "handover/unix_address.hpp"
+#include "base/unix_address.hpp"
 
 #include <cstddef>
 #include <cstring>
