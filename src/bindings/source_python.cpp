@@ -15,12 +15,14 @@
 #include "source/request_queue.hpp"
 
 // GIL and locking: RequestQueue takes a C++ lock, so every call into it releases the GIL first, and no lock is held
-// when it is taken again. Only threads that Python started call next_request(), complete() and fail().
+// when it is taken again. Only threads that Python started call next_requests(), complete() and fail().
 namespace vmthaw::bindings {
 namespace {
 
 using Row = std::tuple<std::uint64_t, std::uint64_t, std::uint8_t>;
 using Milliseconds = std::chrono::milliseconds;
+
+constexpr std::size_t kMostRequests = 4096;
 
 Milliseconds milliseconds_of(double seconds, const char* what) {
     constexpr double kLongest = 1e6;
@@ -48,18 +50,24 @@ std::shared_ptr<PythonSource> make_source(std::uint64_t size, const std::optiona
                                           max_queued);
 }
 
-std::optional<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>> next_request(RequestQueue& queue,
-                                                                                    double timeout) {
+using RequestRow = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>;
+
+std::vector<RequestRow> next_requests(RequestQueue& queue, double timeout, std::size_t most) {
     const Milliseconds limit = milliseconds_of(timeout, "timeout");
-    std::optional<RequestQueue::Request> request;
+    if (most == 0 || most > kMostRequests) {
+        throw ArgumentError("a batch is of 1 to " + std::to_string(kMostRequests) + " reads, not " +
+                            std::to_string(most));
+    }
+    std::vector<RequestQueue::Request> requests(most);
     {
         const py::gil_scoped_release release;
-        request = queue.next(limit);
+        requests.resize(queue.next(limit, requests));
     }
-    if (!request) {
-        return std::nullopt;
+    std::vector<RequestRow> rows;
+    for (const auto& [id, offset, size] : requests) {
+        rows.emplace_back(id, offset, size);
     }
-    return std::tuple{request->id, request->offset, request->size};
+    return rows;
 }
 
 bool complete(RequestQueue& queue, std::uint64_t id, const py::object& data) {
@@ -74,9 +82,11 @@ void register_python_source(py::module_& module) {
     using NoGil = py::call_guard<py::gil_scoped_release>;
     py::classh<RequestQueue>(module, "RequestQueue", py::release_gil_before_calling_cpp_dtor(),
                              "Reads that wait for Python threads to answer them. Every method releases the GIL.")
-        .def("next_request", &next_request, py::arg("timeout"),
-             "The oldest waiting read as (id, offset, size), or None after `timeout` seconds or when closed. Call it "
-             "on threads that Python started.")
+        .def(
+            "next_requests", &next_requests, py::arg("timeout"), py::arg("most"),
+            "Waits for a read, at most `timeout` seconds, and takes what waits, the oldest first, at most `most` (1 to "
+            "4096): rows (id, offset, size). Empty at the time-out and when closed. Call it on threads that Python "
+            "started.")
         .def("complete", &complete, py::arg("id"), py::arg("data"),
              "Answers a read with a bytes-like object, which is copied. Fewer bytes than asked are a short read, more "
              "an EMSGSIZE error of that read. False when the reader has given up. Raises TypeError or BufferError when "
@@ -84,6 +94,8 @@ void register_python_source(py::module_& module) {
         .def("fail", &RequestQueue::fail, py::arg("id"), py::arg("errno"), NoGil(),
              "Answers a read with an errno. False when the reader has given up.")
         .def("close", &RequestQueue::close, NoGil(), "Ends every wait on either side. Idempotent.")
+        .def_property_readonly("waiting", py::cpp_function(&RequestQueue::waiting, NoGil()),
+                               "How many reads nobody has taken yet.")
         .def_property_readonly("closed", py::cpp_function(&RequestQueue::is_closed, NoGil()),
                                "True once closed, and in a child that inherited it by fork().");
     py::classh<PythonSource, PageSource>(module, "PythonSource", py::release_gil_before_calling_cpp_dtor(),

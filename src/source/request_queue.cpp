@@ -103,20 +103,28 @@ ReadResult RequestQueue::ask(std::uint64_t offset, std::span<std::byte> out) noe
 }
 
 std::optional<RequestQueue::Request> RequestQueue::next(std::chrono::milliseconds timeout) noexcept {
-    if (fork_guard_.inherited()) {
-        return std::nullopt;
+    Request request{};
+    return next(timeout, {&request, 1}) == 0 ? std::nullopt : std::optional(request);
+}
+
+std::size_t RequestQueue::next(std::chrono::milliseconds timeout, std::span<Request> out) noexcept {
+    if (fork_guard_.inherited() || out.empty()) {
+        return 0;
     }
     State& state = *state_;
     std::unique_lock lock(state.mutex);
     state.work.wait_for(lock, timeout, [&] { return state.closed || !state.waiting.empty(); });
-    if (state.closed || state.waiting.empty()) {
-        return std::nullopt;
+    std::size_t count = 0;
+    while (!state.closed && !state.waiting.empty() && count < out.size()) {
+        Waiter* waiter = state.waiting.front();
+        state.waiting.pop_front();
+        state.taken.push_back(waiter);
+        out[count++] = waiter->request;
     }
-    Waiter* waiter = state.waiting.front();
-    state.waiting.pop_front();
-    state.taken.push_back(waiter);
-    state.progress.notify_all();  // there is room again
-    return waiter->request;
+    if (count > 0) {
+        state.progress.notify_all();  // there is room again
+    }
+    return count;
 }
 
 bool RequestQueue::complete(std::uint64_t id, std::span<const std::byte> bytes) noexcept {
@@ -171,6 +179,14 @@ bool RequestQueue::is_closed() const noexcept {
     }
     const std::lock_guard lock(state_->mutex);
     return state_->closed;
+}
+
+std::size_t RequestQueue::waiting() const noexcept {
+    if (fork_guard_.inherited()) {
+        return 0;
+    }
+    const std::lock_guard lock(state_->mutex);
+    return state_->waiting.size();
 }
 
 }  // namespace vmthaw

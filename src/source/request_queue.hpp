@@ -36,6 +36,8 @@ public:
 
     // The oldest request not taken yet; none at the time-out or when closed.
     [[nodiscard]] std::optional<Request> next(std::chrono::milliseconds timeout) noexcept;
+    // Waits for one as next() does, then takes what else waits as far as `out` has room. How many it took.
+    [[nodiscard]] std::size_t next(std::chrono::milliseconds timeout, std::span<Request> out) noexcept;
     // Copies the answer to the reader: fewer bytes than asked become short_read, more io_error(EMSGSIZE).
     // False when the reader has given up or the queue is closed; nothing is touched then.
     bool complete(std::uint64_t id, std::span<const std::byte> bytes) noexcept;
@@ -44,6 +46,8 @@ public:
     // Ends every ask() and next(), now and later. Idempotent.
     void close() noexcept;
     [[nodiscard]] bool is_closed() const noexcept;
+    // How many reads nobody has taken yet.
+    [[nodiscard]] std::size_t waiting() const noexcept;
     [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
 
 private:

@@ -223,7 +223,7 @@ def test_close_ends_readers_that_wait_and_joins_the_threads(open_source: Callabl
     source.close()
     thread.join()
     assert "is closed" in str(raised[0])
-    assert not any(worker.is_alive() for worker in source._workers.threads)
+    assert not any(worker.is_alive() for worker in source._callers.threads)
     source.close()
     with pytest.raises(StateError):
         source.read(0, PAGE)
@@ -298,7 +298,7 @@ def test_arguments_that_cannot_be_right_are_refused(options: dict[str, Any], tex
 
 def test_a_source_that_nobody_holds_ends_its_threads(eventually: Eventually) -> None:
     source = PythonSource(give, SIZE)
-    workers = source._workers.threads
+    workers = source._callers.threads
     gone = weakref.ref(source)
     del source
     gc.collect()
