@@ -25,11 +25,15 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from vmthaw import _core, _lifecycle
 from vmthaw._core import DaxFile, DaxStats, Exit, HostFiles, Lease, RecordingMapper, SlotMapper, WindowMapper
+from vmthaw._dax_feed import DaxFeed
 from vmthaw.errors import VmthawValueError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "EVENTS",
@@ -49,7 +53,8 @@ __all__ = [
 ]
 
 READ, WRITE = 1, 2  # of a mapper's `prot`: the reverse of the wire's
-EVENTS = ("set_up", "replace", "remove", "evict", "reset")  # by the number in `DaxSession.take_records()["kind"]`
+EVENTS = ("set_up", "replace", "remove", "evict", "reset", "lost")
+"""What the numbers in `DaxSession.take_records()["kind"]` mean; lost: a mapping that a failed set-up took with it."""
 
 _log = logging.getLogger("vmthaw.dax")
 
@@ -154,6 +159,7 @@ class DaxSession(_core.DaxSession):
         if guest_base is None or size is None:
             raise VmthawValueError("guest_base and size must be given: only a WindowMapper has them itself")
         super().__init__(backend, mapper, guest_base, size, granule, read_only, quota, most_mappings)
+        self._dax_feed = DaxFeed(self._share_events(), self.id, self.guest_base, self.size, self.granule)
         _lifecycle.register(self, _lifecycle.Stage.SOURCE)
 
     def explain(self, exit_: Exit) -> str:
@@ -182,6 +188,28 @@ class DaxSession(_core.DaxSession):
         ):
             return f"{page}: {_describe(row)}, past the end of the file"
         return f"{page}: {_describe(row)}"
+
+    def enable_trace(self, records: int = 65536) -> None:
+        """Keeps an event for each request from now on, in a ring of `records` (the first call, or recorder, decides).
+        A `TraceRecorder` does that by itself. Raises VmthawValueError, ForkedError."""
+        self._dax_feed.keep(records)
+
+    def disable_trace(self) -> None:
+        """Ends it; what the ring holds can still be taken. A recorder goes on."""
+        self._dax_feed.keep_no_longer()
+
+    def take_records(self, limit: int = 65536) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+        """At most `limit` events, oldest first, out of the ring: a structured numpy array with t_start_ns and t_done_ns
+        (CLOCK_MONOTONIC), guest_address, window_offset, length, file_offset (bytes), node, session (`id`), error
+        (errno), kind (an index into `EVENTS`) and prot (READ, WRITE). Raises StateError while a `TraceRecorder` takes
+        them, ForkedError."""
+        self._dax_feed.check_free()
+        return self._dax_feed.events.take(limit)
+
+    @property
+    def dropped_records(self) -> int:
+        """Events lost so far because nobody took them in time."""
+        return self._dax_feed.events.dropped
 
     def close(self) -> None:
         """Releases every mapping; requests fail from then on (ENODEV). Idempotent. Raises OSError when the mapper or

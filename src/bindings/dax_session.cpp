@@ -37,10 +37,12 @@ py::dtype dax_event_dtype() {
     dtype.field("t_start_ns", "<u8", offsetof(DaxRecord, t_start_ns));
     dtype.field("t_done_ns", "<u8", offsetof(DaxRecord, t_done_ns));
     dtype.field("guest_address", "<u8", offsetof(DaxRecord, guest_address));
+    dtype.field("window_offset", "<u8", offsetof(DaxRecord, window_offset));
     dtype.field("length", "<u8", offsetof(DaxRecord, length_bytes));
     dtype.field("node", "<u8", offsetof(DaxRecord, node));
     dtype.field("file_offset", "<u8", offsetof(DaxRecord, file_offset));
-    dtype.field("error", "<i4", offsetof(DaxRecord, error));
+    dtype.field("session", "<u4", offsetof(DaxRecord, session));
+    dtype.field("error", "<i2", offsetof(DaxRecord, error));
     dtype.field("kind", "u1", offsetof(DaxRecord, kind));
     dtype.field("prot", "u1", offsetof(DaxRecord, prot));
     return dtype.make(sizeof(DaxRecord));
@@ -102,6 +104,33 @@ int remove_mapping(DaxSession& self, const py::object& body) {
     });
 }
 
+void register_events(py::module_& module) {
+    py::classh<DaxEvents>(module, "DaxEvents", py::release_gil_before_calling_cpp_dtor(),
+                          "The events of a DAX session on their way out; outlives it. Raises ForkedError in a forked "
+                          "child.")
+        .def("enable", &DaxEvents::enable, py::arg("records"), ReleaseGil())
+        .def("disable", &DaxEvents::disable)
+        .def(
+            "take",
+            [](DaxEvents& self, std::size_t limit) {
+                auto records = std::make_unique<std::vector<DaxRecord>>();
+                {
+                    const py::gil_scoped_release release;
+                    *records = self.take(limit);
+                }
+                return record_array(std::move(records), dax_event_dtype());
+            },
+            py::arg("limit"), "At most `limit`, oldest first.")
+        .def_property_readonly(
+            "dropped",
+            [](const DaxEvents& self) {
+                const py::gil_scoped_release release;
+                return self.dropped();
+            },
+            "Lost so far because the ring was full.")
+        .def_property_readonly("ended", &DaxEvents::ended, "The session is gone.");
+}
+
 void register_stats(py::module_& module) {
     py::classh<DaxStats>(module, "DaxStats", "Counters of a DAX session since its beginning. A plain value.")
         .def_readonly("set_ups", &DaxStats::set_ups, "That succeeded, replacements included.")
@@ -143,7 +172,8 @@ void register_decisions(py::module_& module) {
 }  // namespace
 
 void register_dax_session(py::module_& module) {
-    module.def("dax_record_dtype", &dax_event_dtype, "The numpy dtype of a DAX event: 56 bytes, little-endian.");
+    module.def("dax_record_dtype", &dax_event_dtype, "The numpy dtype of a DAX event: 64 bytes, little-endian.");
+    register_events(module);
     register_stats(module);
     register_decisions(module);
     py::classh<DaxSession>(module, "DaxSession", py::release_gil_before_calling_cpp_dtor(),
@@ -212,27 +242,10 @@ void register_dax_session(py::module_& module) {
         .def_property_readonly(
             "stats", [](const DaxSession& self) { return in_session(self, [&] { return self.stats(); }); },
             "Counters, taken together.")
-        .def(
-            "enable_trace",
-            [](DaxSession& self, std::size_t records) { in_session(self, [&] { self.events().enable(records); }); },
-            py::arg("records") = 65536, "Keeps an event for each request from now on, in a ring of `records`.")
-        .def(
-            "disable_trace", [](DaxSession& self) { self.events().disable(); },
-            "Ends it; what the ring holds can still be taken.")
-        .def(
-            "take_records",
-            [](DaxSession& self, std::size_t limit) {
-                auto records = std::make_unique<std::vector<DaxRecord>>(
-                    in_session(self, [&] { return self.events().take(limit); }));
-                return record_array(std::move(records), dax_event_dtype());
-            },
-            py::arg("limit") = 65536,
-            "At most `limit` events, oldest first, out of the ring: t_start_ns and t_done_ns (CLOCK_MONOTONIC), "
-            "guest_address, length, node, file_offset, error (errno), kind (an index into vmthaw.dax.EVENTS), prot.")
-        .def_property_readonly(
-            "dropped_records",
-            [](DaxSession& self) { return in_session(self, [&] { return self.events().dropped(); }); },
-            "Events lost because nobody took them in time.");
+        .def_property_readonly("id", &DaxSession::id,
+                               "Its number among the sessions of this process, from 1: what its events have.")
+        // No property: that would keep the session alive.
+        .def("_share_events", [](const DaxSession& self) { return std::shared_ptr<DaxEvents>(self.events()); });
 }
 
 }  // namespace vmthaw::bindings

@@ -30,6 +30,8 @@ const char* name_of(DaxEventKind kind) noexcept {
             return "remove";
         case DaxEventKind::evict:
             return "evict";
+        case DaxEventKind::lost:
+            return "lost";
         case DaxEventKind::reset:
             break;
     }
@@ -56,7 +58,7 @@ void log_dax_event(const DaxRecord& event) noexcept {
     const int length = std::snprintf(
         text.data(), text.size(), "%s guest 0x%" PRIx64 "+0x%" PRIx64 " node %" PRIu64 " file 0x%" PRIx64 " %s%s: %d",
         name_of(event.kind), event.guest_address, event.length_bytes, event.node, event.file_offset,
-        (event.prot & 1U) != 0 ? "r" : "-", (event.prot & 2U) != 0 ? "w" : "-", event.error);
+        (event.prot & 1U) != 0 ? "r" : "-", (event.prot & 2U) != 0 ? "w" : "-", static_cast<int>(event.error));
     const std::string_view line(text.data(), static_cast<std::size_t>(length > 0 ? length : 0));
     log_line(LogLevel::debug, "dax", line);
     if (trace_fd() >= 0) {

@@ -1,5 +1,6 @@
 #include "dax/dax_session.hpp"
 
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <new>
@@ -14,6 +15,12 @@
 namespace vmthaw {
 namespace {
 
+std::atomic<std::uint32_t> g_next_session_id{1};
+
+std::uint32_t prot_of(const SetupMappingIn& in) noexcept {
+    return kDaxRead | ((in.flags & kSetupMappingWrite) != 0 ? kDaxWrite : 0);
+}
+
 std::unique_ptr<HeldLease> make_held(std::uint64_t node, const SetupMappingIn& in) noexcept {
     try {
         auto held = std::make_unique<HeldLease>();
@@ -21,7 +28,7 @@ std::unique_ptr<HeldLease> make_held(std::uint64_t node, const SetupMappingIn& i
         held->window_offset = in.window_offset;
         held->length_bytes = in.length_bytes;
         held->file_offset = in.file_offset;
-        held->prot = kDaxRead | ((in.flags & kSetupMappingWrite) != 0 ? kDaxWrite : 0);
+        held->prot = prot_of(in);
         return held;
     } catch (const std::bad_alloc&) {
         return nullptr;
@@ -34,7 +41,9 @@ DaxSession::DaxSession(std::shared_ptr<DaxBackend> backend, std::shared_ptr<DaxM
     : backend_(std::move(backend)),
       mapper_(std::move(mapper)),
       config_(checked(config)),
-      calls_python_(backend_ && mapper_ && (backend_->takes_gil() || mapper_->takes_gil())) {
+      calls_python_(backend_ && mapper_ && (backend_->takes_gil() || mapper_->takes_gil())),
+      id_(g_next_session_id.fetch_add(1)),
+      events_(std::make_shared<DaxEvents>()) {
     if (!backend_ || !mapper_) {
         throw ArgumentError("a DAX session needs a backend and a mapper");
     }
@@ -44,6 +53,7 @@ DaxSession::~DaxSession() {
     if (!guard_.inherited()) {
         close();
     }
+    events_->end();
 }
 
 std::uint16_t DaxSession::map_alignment() const noexcept {
@@ -52,11 +62,25 @@ std::uint16_t DaxSession::map_alignment() const noexcept {
 
 int DaxSession::refuse_if_gone() const noexcept { return guard_.inherited() ? ENODEV : 0; }
 
-bool DaxSession::is_watched() const noexcept { return events_.is_on() || dax_log_is_on(); }
+bool DaxSession::is_watched() const noexcept { return events_->is_on() || dax_log_is_on(); }
 
-void DaxSession::tell(DaxRecord event) noexcept {
-    event.t_done_ns = monotonic_ns();
-    events_.record(event);
+DaxMapping DaxSession::place(const WindowRange& range) const noexcept {
+    return {config_.guest_base + range.start, range.start, range.length, 0, 0, 0, 0};
+}
+
+void DaxSession::tell(DaxEventKind kind, std::uint64_t start_ns, const DaxMapping& what, int error) noexcept {
+    const DaxRecord event{start_ns,
+                          monotonic_ns(),
+                          what.guest_address,
+                          what.window_offset,
+                          what.length_bytes,
+                          what.node,
+                          what.file_offset,
+                          id_,
+                          static_cast<std::int16_t>(error),
+                          kind,
+                          static_cast<std::uint8_t>(what.prot)};
+    events_->record(event);
     if (dax_log_is_on()) {
         log_dax_event(event);
     }
@@ -70,19 +94,27 @@ int DaxSession::set_up(std::uint64_t node, const SetupMappingIn& in) noexcept {
     if (error != 0) {
         return error;
     }
+    const WindowRange range{in.window_offset, in.length_bytes};
+    // Within the turn, so that events of ranges that overlap come in the order of what happened.
+    const auto tell_set_up = [&] {
+        if (watched) {
+            DaxMapping what = place(range);
+            what.node = node;
+            what.file_offset = in.file_offset;
+            what.prot = prot_of(in);
+            tell(kind, start_ns, what, error);
+        }
+    };
     error = check_set_up(config_, in);
     if (error == 0) {
-        Turn turn(*this, {in.window_offset, in.length_bytes});
+        Turn turn(*this, range);
         error = turn.error() != 0 ? turn.error() : set_up_in_turn(turn, node, in, kind);
         stats_.failed += error != 0 ? 1 : 0;
+        tell_set_up();
     } else {
         const std::lock_guard lock(mutex_);
         ++stats_.failed;
-    }
-    if (watched) {
-        const std::uint32_t prot = kDaxRead | ((in.flags & kSetupMappingWrite) != 0 ? kDaxWrite : 0);
-        tell({start_ns, 0, config_.guest_base + in.window_offset, in.length_bytes, node, in.file_offset, error, kind,
-              static_cast<std::uint8_t>(prot), 0});
+        tell_set_up();
     }
     return error;
 }
@@ -144,12 +176,16 @@ void DaxSession::restore(Turn& turn, const WindowRange& range) noexcept {
             return;
         }
         const HeldLease& held = *found->held;
+        const std::uint64_t start_ns = is_watched() ? monotonic_ns() : 0;
         const int error = turn.call([&] {
             return mapper_->restore(config_.guest_base + found->range.start,
                                     held.part(found->range.start, found->range.length), held.prot);
         });
         if (error != 0) {
             ++stats_.lost;
+            if (start_ns != 0) {
+                tell(DaxEventKind::lost, start_ns, describe(*found), error);
+            }
             std::unique_ptr<HeldLease> dead;
             map_.carve(found->range, turn.spares, dead);
             static_cast<void>(release(turn, std::move(dead)));
@@ -165,9 +201,14 @@ int DaxSession::remove(const RemoveMappingOne& one) noexcept {
     if (error != 0) {
         return error;
     }
+    const WindowRange range{one.window_offset, one.length_bytes};
+    const auto tell_remove = [&] {
+        if (watched) {
+            tell(DaxEventKind::remove, start_ns, place(range), error);
+        }
+    };
     error = check_remove(config_, one);
     if (error == 0) {
-        const WindowRange range{one.window_offset, one.length_bytes};
         Turn turn(*this, range);
         error = turn.error();
         if (error == 0 && !turn.take_spares()) {
@@ -179,13 +220,11 @@ int DaxSession::remove(const RemoveMappingOne& one) noexcept {
             stats_.holes += cleared.pieces == 0 ? 1 : 0;
         }
         ++(error == 0 ? stats_.removes : stats_.failed);
+        tell_remove();
     } else {
         const std::lock_guard lock(mutex_);
         ++stats_.failed;
-    }
-    if (watched) {
-        tell({start_ns, 0, config_.guest_base + one.window_offset, one.length_bytes, 0, 0, error, DaxEventKind::remove,
-              0, 0});
+        tell_remove();
     }
     return error;
 }
@@ -205,19 +244,16 @@ int DaxSession::clear_all(bool closing) noexcept {
     }
     const bool watched = is_watched();
     const std::uint64_t start_ns = watched ? monotonic_ns() : 0;
-    int error = 0;
-    {
-        const WindowRange window{0, config_.window_bytes};
-        Turn turn(*this, window);
-        error = turn.error();
-        if (error == 0) {
-            error = clear(turn, window, nullptr).error();
-            closed_ = closing;
-            ++stats_.resets;
-        }
+    const WindowRange window{0, config_.window_bytes};
+    Turn turn(*this, window);
+    int error = turn.error();
+    if (error == 0) {
+        error = clear(turn, window, nullptr).error();
+        closed_ = closing;
+        ++stats_.resets;
     }
     if (watched && error != ENODEV) {
-        tell({start_ns, 0, config_.guest_base, config_.window_bytes, 0, 0, error, DaxEventKind::reset, 0, 0});
+        tell(DaxEventKind::reset, start_ns, place(window), error);
     }
     return error;
 }

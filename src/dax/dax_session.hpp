@@ -48,6 +48,8 @@ public:
     // A reset, after which requests fail with ENODEV. EBUSY and EAGAIN mean that it was none.
     int close() noexcept;
 
+    // Its number among the sessions of this process, from 1.
+    [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
     [[nodiscard]] const DaxConfig& config() const noexcept { return config_; }
     // log2 of the granule: what INIT advertises as map_alignment.
     [[nodiscard]] std::uint16_t map_alignment() const noexcept;
@@ -59,7 +61,7 @@ public:
     // What of them lies past the end of their file, as it is now: what an exit without an address may be about.
     [[nodiscard]] std::vector<DaxMapping> past_end() const;
     [[nodiscard]] DaxStats stats() const;
-    [[nodiscard]] DaxEvents& events() noexcept { return events_; }
+    [[nodiscard]] const std::shared_ptr<DaxEvents>& events() const noexcept { return events_; }
     // Throws ForkedError in a forked child.
     void check_process() const { guard_.check("this DaxSession"); }
 
@@ -85,14 +87,16 @@ private:
     [[nodiscard]] int refuse_if_gone() const noexcept;
     [[nodiscard]] DaxMapping describe(const WindowMap::Found& found) const noexcept;
     [[nodiscard]] bool is_watched() const noexcept;
-    void tell(DaxRecord event) noexcept;
+    [[nodiscard]] DaxMapping place(const WindowRange& range) const noexcept;
+    void tell(DaxEventKind kind, std::uint64_t start_ns, const DaxMapping& what, int error) noexcept;
 
     ForkGuard guard_;
     const std::shared_ptr<DaxBackend> backend_;
     const std::shared_ptr<DaxMapper> mapper_;
     const DaxConfig config_;
     const bool calls_python_;
-    DaxEvents events_;
+    const std::uint32_t id_;
+    const std::shared_ptr<DaxEvents> events_;
     mutable std::mutex mutex_;
     RangeReservations reservations_;
     WindowMap map_;

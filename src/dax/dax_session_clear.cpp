@@ -21,6 +21,8 @@ DaxSession::Cleared DaxSession::clear(Turn& turn, const WindowRange& range, cons
             continue;
         }
         ++cleared.pieces;
+        const std::uint64_t start_ns = only != nullptr && is_watched() ? monotonic_ns() : 0;
+        const DaxMapping what = describe(*found);
         const int error =
             turn.call([&] { return mapper_->unmap(config_.guest_base + found->range.start, found->range.length); });
         std::unique_ptr<HeldLease> dead;
@@ -28,6 +30,10 @@ DaxSession::Cleared DaxSession::clear(Turn& turn, const WindowRange& range, cons
         const int released = release(turn, std::move(dead));
         cleared.mapper_error = cleared.mapper_error != 0 ? cleared.mapper_error : error;
         cleared.backend_error = cleared.backend_error != 0 ? cleared.backend_error : released;
+        if (start_ns != 0) {
+            // Piece by piece: between them may lie what is newer, and stays.
+            tell(DaxEventKind::evict, start_ns, what, error != 0 ? error : released);
+        }
     }
     return cleared;
 }
@@ -81,9 +87,6 @@ int DaxSession::make_room(Turn& turn, const WindowRange& range) noexcept {
 bool DaxSession::evict(Turn& turn, const HeldLease& victim, const WindowRange& range) noexcept {
     const std::uint64_t start = victim.window_offset;
     const std::uint64_t end = start + victim.length_bytes;
-    const std::uint64_t node = victim.node;
-    const std::uint64_t file_offset = victim.file_offset;
-    const auto prot = static_cast<std::uint8_t>(victim.prot);
     bool evicted = false;
     for (const auto& [from, to] :
          {std::pair{start, std::min(end, range.start)}, std::pair{std::max(start, range.end()), end}}) {
@@ -94,19 +97,11 @@ bool DaxSession::evict(Turn& turn, const HeldLease& victim, const WindowRange& r
         if (calls_python_ && !reservations_.try_reserve(part)) {
             continue;
         }
-        const std::uint64_t start_ns = is_watched() ? monotonic_ns() : 0;
         const Cleared cleared = clear(turn, part, &victim);
         if (calls_python_) {
             reservations_.release(part);
         }
-        if (cleared.pieces == 0) {
-            continue;
-        }
-        evicted = true;
-        if (start_ns != 0) {
-            tell({start_ns, 0, config_.guest_base + from, part.length, node, file_offset, cleared.error(),
-                  DaxEventKind::evict, prot, 0});
-        }
+        evicted = evicted || cleared.pieces != 0;
     }
     stats_.evicted += evicted ? 1 : 0;
     return evicted;

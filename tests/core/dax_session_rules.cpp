@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -191,12 +192,12 @@ TEST(DaxSession, AClosedOneRefusesAndHoldsNothing) {
 TEST(DaxSession, EventsTellWhatHappenedWhenSomebodyAsks) {
     RecordedSession dax;
     ASSERT_EQ(dax.session.set_up(1, set_up_of(0, 0, kChunk)), 0);
-    dax.session.events().enable(16);
+    dax.session.events()->enable(16);
     ASSERT_EQ(dax.session.set_up(1, set_up_of(0, kChunk, kChunk, kReadWrite)), 0);
     EXPECT_EQ(dax.session.set_up(7, set_up_of(kChunk, 0, kChunk)), ENOENT);
     EXPECT_EQ(dax.session.remove(RemoveMappingOne{0, kChunk}), 0);
     EXPECT_EQ(dax.session.reset(), 0);
-    const auto events = dax.session.events().take(100);
+    const auto events = dax.session.events()->take(100);
     ASSERT_EQ(events.size(), 4U);
     EXPECT_EQ(events[0].kind, DaxEventKind::replace);
     EXPECT_EQ(events[0].guest_address, kBase);
@@ -206,6 +207,51 @@ TEST(DaxSession, EventsTellWhatHappenedWhenSomebodyAsks) {
     EXPECT_EQ(events[1].error, ENOENT);
     EXPECT_EQ(events[2].kind, DaxEventKind::remove);
     EXPECT_EQ(events[3].kind, DaxEventKind::reset);
+}
+
+TEST(DaxSession, EventsSayWhereAndOfWhichSession) {
+    RecordedSession first;
+    RecordedSession second;
+    EXPECT_GT(second.session.id(), first.session.id());
+    second.session.events()->enable(16);
+    ASSERT_EQ(second.session.set_up(1, set_up_of(kChunk, 0, kChunk)), 0);
+    const auto events = second.session.events()->take(100);
+    ASSERT_EQ(events.size(), 1U);
+    EXPECT_EQ(events[0].session, second.session.id());
+    EXPECT_EQ(events[0].window_offset, kChunk);
+    EXPECT_EQ(events[0].guest_address, kBase + kChunk);
+}
+
+TEST(DaxSession, EvictsWithAnEventForEachPieceAndNoneForWhatLiesBetween) {
+    constexpr std::uint64_t kPage = 4096;
+    RecordedSession dax({.guest_base = kBase, .window_bytes = 64 * kChunk, .quota_bytes = 2 * kChunk});
+    ASSERT_EQ(dax.session.set_up(1, set_up_of(0, kChunk, kChunk)), 0);
+    ASSERT_EQ(dax.session.set_up(1, set_up_of(kPage, 0, kPage)), 0);
+    dax.session.events()->enable(16);
+    ASSERT_EQ(dax.session.set_up(1, set_up_of(4 * kChunk, 0, 2 * kChunk - kPage)), 0);
+    const auto events = dax.session.events()->take(100);
+    ASSERT_EQ(events.size(), 3U);
+    EXPECT_EQ(events[0].kind, DaxEventKind::evict);
+    EXPECT_EQ(events[0].length_bytes, kPage);
+    EXPECT_EQ(events[1].kind, DaxEventKind::evict);
+    EXPECT_EQ(events[1].window_offset, 2 * kPage);
+    EXPECT_EQ(events[1].file_offset, kChunk + 2 * kPage);
+    EXPECT_EQ(events[1].length_bytes, kChunk - 2 * kPage);
+    EXPECT_EQ(dax.session.stats().evicted, 1U);
+}
+
+TEST(DaxSession, EventsOutliveIt) {
+    std::shared_ptr<DaxEvents> events;
+    {
+        const RecordedSession dax;
+        events = dax.session.events();
+        events->enable(16);
+        EXPECT_FALSE(events->ended());
+    }
+    EXPECT_TRUE(events->ended());
+    const auto last = events->take(100);
+    ASSERT_EQ(last.size(), 1U);
+    EXPECT_EQ(last[0].kind, DaxEventKind::reset);
 }
 
 // The order of a session whose backend or mapper is Python: no lock is held while it is called.

@@ -7,7 +7,8 @@
     write_dax_records("boot.dax.parquet", session.take_records())
     table = dax_table(read_dax_records("boot.dax.parquet"))
 
-Times are those of faults and exits (CLOCK_MONOTONIC), so that the three tables can be joined by them.
+A `TraceRecorder` writes such a file beside those of the faults and exits. Times are theirs (CLOCK_MONOTONIC), so that
+the three tables can be joined by them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from vmthaw import _core
 from vmthaw._extras import need
-from vmthaw.errors import VmthawFileExistsError
+from vmthaw.errors import TraceError, VmthawFileExistsError
 from vmthaw.trace._columns import Number, Records, Words
 from vmthaw.trace._info import KEY, TraceInfo
 from vmthaw.trace._reader import MAX_RECORDS, read_any
@@ -31,16 +32,26 @@ from vmthaw.trace._stream import replacing
 from vmthaw.trace._table import Table
 
 DAX_VERSION = 1
-_EVENTS = ("set_up", "replace", "remove", "evict", "reset")  # DaxEventKind (src/trace/dax_record.hpp)
+EVENTS = ("set_up", "replace", "remove", "evict", "reset", "lost")  # DaxEventKind (src/trace/dax_record.hpp)
 _PROTS = ("", "read", "write", "read write")  # kDaxRead, kDaxWrite
 
 
+SET_UP, REPLACE, REMOVE, EVICT, RESET, LOST = range(6)
+
+
 def _has_file(records: Records) -> NDArray[np.bool_]:
-    """Set-ups, and what the quota ended, are about a file."""
-    known: NDArray[np.bool_] = (records["kind"] != _EVENTS.index("remove")) & (
-        records["kind"] != _EVENTS.index("reset")
-    )
+    """Set-ups, and what the quota or a failed set-up ended, are about a file."""
+    known: NDArray[np.bool_] = (records["kind"] != REMOVE) & (records["kind"] != RESET)
     return known
+
+
+def _check(records: Records) -> None:
+    """Durations are differences of unsigned times."""
+    wrong = np.flatnonzero(records["t_done_ns"] < records["t_start_ns"])
+    if len(wrong):
+        row = int(wrong[0])
+        done, start = records["t_done_ns"][row], records["t_start_ns"][row]
+        raise TraceError(f"column t_done_ns holds {done} in row {row}, before its t_start_ns {start}")
 
 
 DAX = Table(
@@ -50,8 +61,10 @@ DAX = Table(
     columns=(
         Number("t_start_ns", "uint64", limit=TIME_LIMIT),
         Number("t_done_ns", "uint64", limit=TIME_LIMIT),
-        Words("kind", _EVENTS),
+        Number("session", "uint32"),
+        Words("kind", EVENTS),
         Number("guest_address", "uint64"),
+        Number("window_offset", "uint64"),
         Number("length", "uint64"),
         Number("node", "uint64", null=_has_file),
         Number("file_offset", "uint64", null=_has_file),
@@ -59,6 +72,7 @@ DAX = Table(
         Number("error", "int32", limit=4096),
     ),
     dtype=_core.dax_record_dtype,
+    check=_check,
 )
 DAX_COLUMNS = DAX.names
 
