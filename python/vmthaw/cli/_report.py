@@ -33,9 +33,22 @@ from vmthaw.cli._errors import EXIT_CODES, CliError, debug_option
     is_flag=True,
     help="Leave the vCPU exits alone, whose file lies beside TRACE (NAME.exits.parquet).",
 )
+@click.option(
+    "--no-dax",
+    is_flag=True,
+    help="Leave the DAX events alone, whose file lies beside TRACE (NAME.dax.parquet).",
+)
 @click.option("--force", is_flag=True, help="Overwrite the page if it exists.")
 @debug_option
-def report(trace: Path, output: Path, others: tuple[Path, ...], title: str | None, no_exits: bool, force: bool) -> int:
+def report(
+    trace: Path,
+    output: Path,
+    others: tuple[Path, ...],
+    title: str | None,
+    no_exits: bool,
+    no_dax: bool,
+    force: bool,
+) -> int:
     """Write what a trace shows as one HTML page, and its figures to the terminal.
 
     The page says what happened, what it cost and what to do about it; then come pictures and tables. TRACE is what
@@ -47,8 +60,8 @@ def report(trace: Path, output: Path, others: tuple[Path, ...], title: str | Non
     if output.exists() and not force:
         raise CliError(f"{output} exists: choose another name, or overwrite it with --force")
     try:
-        opened = Trace.open(trace, exits=not no_exits)
-        beside = [Trace.open(other, exits=False) for other in others]
+        opened = Trace.open(trace, exits=not no_exits, dax=not no_dax)
+        beside = [Trace.open(other, exits=False, dax=False) for other in others]
     except TraceError as error:
         raise CliError(str(error)) from error
     path = write_report(opened, output, title=title, comparisons=beside, overwrite=force)

@@ -1,4 +1,4 @@
-"""Traces of faults and vCPU exits: record them, open them, look at them.
+"""Traces of faults, vCPU exits and DAX events: record them, open them, look at them.
 
     with PageServer(socket, source) as server, TraceRecorder("boot.parquet", server):
         ...
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmthaw.trace._advice import Advice, advise
     from vmthaw.trace._compare import Comparison, compare
     from vmthaw.trace._dax_schema import DAX_COLUMNS, dax_table, read_dax_records, write_dax_records
+    from vmthaw.trace._dax_summary import DaxKindSummary, DaxSummary
     from vmthaw.trace._example import example
     from vmthaw.trace._exit_schema import EXIT_COLUMNS
     from vmthaw.trace._exit_summary import ExitSummary, ReasonSummary
@@ -38,6 +39,8 @@ _HOMES = {
     "SOURCES": "_schema",
     "Advice": "_advice",
     "Comparison": "_compare",
+    "DaxKindSummary": "_dax_summary",
+    "DaxSummary": "_dax_summary",
     "ExitSummary": "_exit_summary",
     "Gap": "_info",
     "LatencySummary": "_summary",
@@ -69,6 +72,8 @@ __all__ = [
     "SOURCES",
     "Advice",
     "Comparison",
+    "DaxKindSummary",
+    "DaxSummary",
     "ExitSummary",
     "Gap",
     "LatencySummary",

@@ -81,7 +81,17 @@ def _about_the_recording(trace: Trace, figures: TraceSummary) -> Iterator[Advice
             "is too low. Give the machine a larger ring, and the recorder more that may wait.",
             "Machine(memory, exit_records=1 << 18)\nTraceRecorder(path, machine, max_pending=1 << 22)",
         )
-    if not (figures.complete and (exits is None or exits.complete)):
+    dax = figures.dax
+    if dax is not None and dax.dropped:
+        yield Advice(
+            "problem",
+            f"{dax.dropped:,} DAX events are missing",
+            "The ring was full before they were taken, or the disk was slower than they came, so every count of them "
+            "is too low, and what was mapped when cannot be told. Give the sessions larger rings, and the recorder "
+            "more that may wait.",
+            "TraceRecorder(path, machine, dax=session, ring_records=1 << 18, max_pending=1 << 22)",
+        )
+    if not all(part.complete for part in (figures, exits, dax) if part is not None):
         yield Advice(
             "problem",
             "The recording was cut off",

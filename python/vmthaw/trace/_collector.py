@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vmthaw import _core
+from vmthaw._dax_feed import DaxFeed
 from vmthaw._drainer import blocked_signals
 from vmthaw._exit_feed import ExitFeed
-from vmthaw.trace._rings import RecordRing, RunRing, SessionRing
+from vmthaw.trace._rings import DaxRing, RecordRing, RunRing, SessionRing
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -145,8 +146,9 @@ class Collector:
             self.collect()
             self._servers.discard(server)
 
-    def add_sink(self, sink: Sink, target: ServerTrace | PagerSession | ExitFeed) -> None:
-        """From now on `sink` gets the records of a session, of all sessions of a server, or of all runs of a feed."""
+    def add_sink(self, sink: Sink, target: ServerTrace | PagerSession | ExitFeed | DaxFeed) -> None:
+        """From now on `sink` gets the records of a session, of all sessions of a server, of all runs of a feed, or of a
+        DAX session."""
         with self._lock:
             self.collect()  # what lies in the rings is older than the sink
             if isinstance(target, ServerTrace):
@@ -157,7 +159,7 @@ class Collector:
             elif isinstance(target, ExitFeed):
                 self._add_to_feed(sink, target)
             else:
-                tap = self._tap_of(target)
+                tap = self._dax_tap_of(target) if isinstance(target, DaxFeed) else self._tap_of(target)
                 tap.drain()
                 tap.sinks.append(sink)
             self._ensure_thread()
@@ -217,6 +219,10 @@ class Collector:
             # What a new session has lost already is missing too, unless it was lost while nobody wanted records.
             tap = self._taps[session.id] = _Tap(SessionRing(session), self._lost_before.pop(session.id, 0))
         return tap
+
+    def _dax_tap_of(self, feed: DaxFeed) -> _Tap:
+        ring = DaxRing(feed)
+        return self._taps.setdefault(ring.key, _Tap(ring))
 
     def _ensure_thread(self) -> None:
         if self._thread is None:

@@ -97,17 +97,17 @@ def summarize_exits(records: Records, info: TraceInfo) -> ExitSummary:
         chosen = records["reason"] == number
         name = FAILED if number == NO_REASON else reason_name(number)
         by_reason[name] = ReasonSummary(
-            int(counts[index]), _total(guest[chosen]), _total(host[chosen]), *_percentiles(host[chosen])
+            int(counts[index]), exact_total(guest[chosen]), exact_total(host[chosen]), *percentiles(host[chosen])
         )
-    p50, p99 = _percentiles(host)
+    p50, p99 = percentiles(host)
     duration = int(records["t_decided_ns"].max()) - int(records["t_enter_ns"].min()) if len(records) else 0
     return ExitSummary(
         count=len(records),
         vcpus=len(np.unique(records["vcpu"])),
         handled=int(((records["flags"] & HANDLER) != 0).sum()),
         duration_ns=duration,
-        guest_ns=_total(guest),
-        host_ns=_total(host),
+        guest_ns=exact_total(guest),
+        host_ns=exact_total(host),
         host_p50_ns=p50,
         host_p99_ns=p99,
         by_reason=by_reason,
@@ -116,12 +116,13 @@ def summarize_exits(records: Records, info: TraceInfo) -> ExitSummary:
     )
 
 
-def _total(values: NDArray[np.int64]) -> int:
-    """Exact for files whose times are absurd too."""
+def exact_total(values: NDArray[np.int64] | NDArray[np.uint64]) -> int:
+    """A sum that is exact for files whose times are absurd too."""
     return (int((values >> 32).sum()) << 32) + int((values & 0xFFFF_FFFF).sum())
 
 
-def _percentiles(values: NDArray[np.int64]) -> tuple[float, float]:
+def percentiles(values: NDArray[np.int64]) -> tuple[float, float]:
+    """The 50th and the 99th; 0 of nothing."""
     if not len(values):
         return 0.0, 0.0
     p50, p99 = np.percentile(values, [50, 99])

@@ -33,7 +33,8 @@ class RegionInfo:
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """A VM of the trace. ``id`` is what the column `session` holds; ``pid`` is -1 where it is not known."""
+    """A VM of the trace, or a `DaxSession` (its region is the window, in granules). ``id`` is what the column `session`
+    holds; ``pid`` is -1 where it is not known."""
 
     id: int
     label: str
@@ -46,7 +47,8 @@ class Gap:
     """``dropped`` records of a session are missing behind the first ``after`` records of the table.
 
     They are missing because nobody took them in time (``"ring"``: the core's ring was full) or because the disk was
-    slower than the guest (``"writer"``). Among exits, ``session`` is the number of a run of the machine, from 1.
+    slower than the guest (``"writer"``). Among exits, ``session`` is the number of a run of the machine, from 1; among
+    DAX events, that of the `DaxSession`.
     """
 
     after: int

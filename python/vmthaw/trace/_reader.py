@@ -91,7 +91,8 @@ def read_beside(path: Path, info: TraceInfo, table: Table, max_records: int) -> 
         own, found = read_any(file, max_records, table)
         records = table.to_records(found, str(file))
     except FileNotFoundError as error:
-        raise TraceError(f"{path} was recorded with its {table.name}, and {file} is missing; {alone}") from error
+        what = table.title.removeprefix("table of ")
+        raise TraceError(f"{path} was recorded with its {what}, and {file} is missing; {alone}") from error
     except TraceError as error:
         raise TraceError(f"{error}; {alone}") from error
     if own.recording != info.recording:

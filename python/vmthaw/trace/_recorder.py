@@ -1,4 +1,4 @@
-"""`TraceRecorder`: fault and exit records into files, while the VM runs."""
+"""`TraceRecorder`: records of faults, exits and DAX events into files, while the VM runs."""
 
 from __future__ import annotations
 
@@ -9,75 +9,69 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vmthaw import _lifecycle
 from vmthaw._core import PagerSession
+from vmthaw._dax_feed import DaxFeed
 from vmthaw._drainer import blocked_signals
-from vmthaw._exit_feed import ExitFeed
-from vmthaw._machine_run import MachineRun
 from vmthaw.errors import StateError, TraceError, VmthawFileExistsError, VmthawValueError, os_error_class
-from vmthaw.run_loop import RunLoop
 from vmthaw.trace._channel import Channel, FaultChannel
 from vmthaw.trace._collector import ServerTrace, collector
 from vmthaw.trace._columns import arrow
+from vmthaw.trace._dax_schema import DAX
 from vmthaw.trace._exit_schema import EXITS
 from vmthaw.trace._files import beside
 from vmthaw.trace._info import TraceInfo
+from vmthaw.trace._targets import dax_info, targets_of
 
 if TYPE_CHECKING:
+    from vmthaw.dax import DaxSession
     from vmthaw.machine import Machine
+    from vmthaw.run_loop import RunLoop
     from vmthaw.server import PageServer
 
 _FLUSH_S = 0.2
 _log = logging.getLogger("vmthaw.trace")
 
 
-def _feed_of(exits: object) -> ExitFeed:
-    if not isinstance(exits, (MachineRun, RunLoop)):
-        raise VmthawValueError(f"exits are recorded of a Machine or a RunLoop, not of {exits!r}")
-    feed = exits._exit_feed
-    if not feed.capacity:
-        raise VmthawValueError(
-            f"{exits!r} keeps no records of its exits; make it with exit_records=65536 (what its vCPUs can do in 50 ms "
-            "should fit)"
-        )
-    return feed
-
-
 class TraceRecorder:
     """Records the faults of a `PageServer` (of all its sessions, those to come included) or of one `PagerSession`, and
-    the vCPU exits of a machine.
+    the vCPU exits of a machine, and the events of DAX sessions.
 
     `exits` is the `Machine` or `RunLoop` whose exits are recorded too: every run while this records, also of vCPUs that
     begin later. A `target` that is a `Machine` or a `RunLoop` itself stands for its exits, and for the faults of the
-    lazily restored memory that this process serves it. It must have been made with ``exit_records=``.
+    lazily restored memory that this process serves it. It must have been made with ``exit_records=``. `dax` is the
+    `DaxSession`, or several, whose set-ups, removes, evictions and resets are recorded too, failed ones included; a
+    `target` that is one stands for its events.
 
     `path` ends in ``.parquet`` or ``.arrow``. While it records, batches go to an Arrow stream (for Parquet to
     ``PATH.recording.arrow``), at least every 0.2 s, which `Trace.open` reads up to the last whole batch whatever
     happens to this process. `stop` makes the Parquet of it: under a temporary name, to the disk, then renamed. Exits
-    lie beside the faults, in ``boot.exits.parquet`` of ``boot.parquet``, where `Trace.open` finds them; move both.
+    and DAX events lie beside the faults, in ``boot.exits.parquet`` and ``boot.dax.parquet`` of ``boot.parquet``, where
+    `Trace.open` finds them; move all.
 
-    It records what happens from `start` on: exit records that wait in the ring of a run under way are let go. Tracing
-    is switched on for the target if need be (rings of `ring_records` a session) and off again at the end. `vcpus` maps
+    It records what happens from `start` on: exits and DAX events that wait in a ring are let go. Tracing is switched on
+    for the target and DAX sessions if need be (rings of `ring_records` each) and off again at the end. `vcpus` maps
     thread ids of the VMM (the column tid, with UFFD_FEATURE_THREAD_ID) to vCPU numbers. Existing files are refused
     unless `overwrite`.
 
-    No fault and no vCPU ever waits for the recorder. Records that nobody took in time, or that the disk was too slow
-    for (more than `max_pending` of a table waiting), are counted as dropped and said in the file. When writing fails,
-    recording ends, an error is logged, `error` has it and `stop` raises it; the VM runs on. A context manager; methods
-    are safe from any thread; inert in a forked child.
+    No fault, vCPU or DAX request ever waits for the recorder. Records that nobody took in time, or that the disk was
+    too slow for (more than `max_pending` of a table waiting), are counted as dropped and said in the file. When writing
+    fails, recording ends, an error is logged, `error` has it and `stop` raises it; the VM runs on. A context manager;
+    methods are safe from any thread; inert in a forked child.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        target: PageServer | PagerSession | Machine | RunLoop,
+        target: PageServer | PagerSession | Machine | RunLoop | DaxSession,
         *,
         exits: Machine | RunLoop | None = None,
+        dax: DaxSession | Iterable[DaxSession] | None = None,
         vcpus: Mapping[int, int] | None = None,
         overwrite: bool = False,
         ring_records: int = 65536,
@@ -87,18 +81,7 @@ class TraceRecorder:
         self.path = Path(path)
         if self.path.suffix not in (".parquet", ".arrow"):
             raise VmthawValueError(f"a trace's name must end in .parquet or .arrow, not {self.path.name!r}")
-        self._target: PageServer | PagerSession | None = None
-        if isinstance(target, (MachineRun, RunLoop)):
-            exits = target if exits is None else exits
-            lazy = target._lazy if isinstance(target, MachineRun) else None
-            self._target = None if lazy is None else lazy.server
-        elif isinstance(target, PagerSession) or hasattr(target, "enable_trace"):
-            self._target = target
-        else:
-            raise VmthawValueError(
-                f"a trace is recorded of a PageServer, a PagerSession, a Machine or a RunLoop, not of {target!r}"
-            )
-        self._feed = None if exits is None else _feed_of(exits)
+        self._targets = targets_of(target, exits, dax)
         arrow()  # a missing library is news now, not at the end
         self._overwrite = overwrite
         self._ring_records = ring_records
@@ -108,8 +91,12 @@ class TraceRecorder:
         self._news = threading.Condition()
         self._faults = FaultChannel(self.path, max_pending, self._news, vcpus or {})
         self._exits: Channel | None = None
-        if self._feed is not None:
+        if self._targets.exits is not None:
             self._exits = Channel(EXITS, beside(self.path, EXITS.name), max_pending, self._news)
+        self._dax: Channel | None = None
+        if self._targets.dax:
+            self._dax = Channel(DAX, beside(self.path, DAX.name), max_pending, self._news)
+        self._dax_begun: list[DaxFeed] = []
         self._stopping = False
         self._started = False
         self._stopped = False
@@ -120,7 +107,7 @@ class TraceRecorder:
 
     @property
     def _channels(self) -> list[Channel]:
-        return [self._faults] if self._exits is None else [self._faults, self._exits]
+        return [channel for channel in (self._faults, self._exits, self._dax) if channel is not None]
 
     @property
     def recorded(self) -> int:
@@ -142,9 +129,20 @@ class TraceRecorder:
         """Exits that are missing there."""
         return 0 if self._exits is None else self._exits.dropped
 
+    @property
+    def dax_recorded(self) -> int:
+        """DAX events in the file beside it; 0 when none are recorded."""
+        return 0 if self._dax is None else self._dax.recorded
+
+    @property
+    def dax_dropped(self) -> int:
+        """DAX events that are missing there."""
+        return 0 if self._dax is None else self._dax.dropped
+
     def __repr__(self) -> str:
         exits = "" if self._exits is None else f", {self.exits_recorded} exits, {self.exits_dropped} dropped"
-        return f"<TraceRecorder {self.path}: {self.recorded} records, {self.dropped} dropped{exits}>"
+        dax = "" if self._dax is None else f", {self.dax_recorded} DAX events, {self.dax_dropped} dropped"
+        return f"<TraceRecorder {self.path}: {self.recorded} records, {self.dropped} dropped{exits}{dax}>"
 
     @property
     def stream_path(self) -> Path:
@@ -188,6 +186,7 @@ class TraceRecorder:
                 table=channel.table.name,
                 tables=tuple(each.table.name for each in self._channels[1:] if channel is self._faults),
                 recording=recording,
+                sessions=tuple(map(dax_info, self._targets.dax)) if channel is self._dax else (),
             )
             try:
                 channel.open(info, overwrite=self._overwrite)
@@ -206,24 +205,34 @@ class TraceRecorder:
                 )
 
     def _attach(self) -> None:
-        if self._exits is not None and self._feed is not None:
-            collector().add_sink(self._exits, self._feed)
-        if isinstance(self._target, PagerSession):
-            self._switched_on = not self._target._tracing()
-            self._target._enable_trace(self._ring_records)
-            collector().add_sink(self._faults, self._target)
-        elif self._target is not None:
-            self._server_trace = self._target._begin_recording(self._ring_records)
+        if self._exits is not None and self._targets.exits is not None:
+            collector().add_sink(self._exits, self._targets.exits)
+        for feed in self._targets.dax:
+            assert self._dax is not None
+            feed.begin_recording(self._ring_records)
+            self._dax_begun.append(feed)
+            collector().add_sink(self._dax, feed)
+        target = self._targets.faults
+        if isinstance(target, PagerSession):
+            self._switched_on = not target._tracing()
+            target._enable_trace(self._ring_records)
+            collector().add_sink(self._faults, target)
+        elif target is not None:
+            self._server_trace = target._begin_recording(self._ring_records)
             collector().add_sink(self._faults, self._server_trace)
 
     def _detach(self) -> None:
         for channel in self._channels:
             collector().remove_sink(channel)
-        if isinstance(self._target, PagerSession):
+        for feed in self._dax_begun:
+            feed.end_recording()
+        self._dax_begun.clear()
+        target = self._targets.faults
+        if isinstance(target, PagerSession):
             if self._switched_on:
-                self._target._disable_trace()
-        elif self._target is not None and self._server_trace is not None:
-            self._target._end_recording()
+                target._disable_trace()
+        elif target is not None and self._server_trace is not None:
+            target._end_recording()
             self._server_trace = None
 
     def _run(self) -> None:
@@ -253,11 +262,12 @@ class TraceRecorder:
     def _os_error(self, error: OSError, channel: Channel, what: str) -> OSError:
         number = error.errno or errno.EIO
         text = f"recording to {channel.stream_path} {what}: {os.strerror(number)}"
-        if self.recorded or self.exits_recorded:
+        if any(each.recorded for each in self._channels):
             exits = f" and {self.exits_recorded} exits" if self.exits_recorded else ""
+            dax = f" and {self.dax_recorded} DAX events" if self.dax_recorded else ""
             text += (
-                f". Its {self.recorded} records{exits} can be opened with Trace.open({str(self.stream_path)!r}); make "
-                "room or choose another disk, and start a new recording"
+                f". Its {self.recorded} records{exits}{dax} can be opened with Trace.open({str(self.stream_path)!r}); "
+                "make room or choose another disk, and start a new recording"
             )
         found: OSError = os_error_class(number)(number, text)
         return found

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from vmthaw._core import PagerSession, RunLoopCore
+    from vmthaw._dax_feed import DaxFeed
     from vmthaw._exit_feed import ExitFeed
     from vmthaw.trace._columns import Records
 
@@ -90,3 +91,29 @@ class RunRing:
 
     def ended(self) -> bool:
         return self.run.wait(0)
+
+
+class DaxRing:
+    """The events of a DAX session."""
+
+    idle_looks: ClassVar[int] = 1  # a session ends when no request is under way
+
+    def __init__(self, feed: DaxFeed) -> None:
+        self.feed = feed
+
+    @property
+    def key(self) -> DaxFeed:
+        return self.feed
+
+    @property
+    def number(self) -> int:
+        return self.feed.number
+
+    def take(self, limit: int) -> Records:
+        return self.feed.events.take(limit)
+
+    def dropped(self) -> int:
+        return self.feed.events.dropped
+
+    def ended(self) -> bool:
+        return self.feed.events.ended

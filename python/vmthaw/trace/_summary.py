@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vmthaw.trace import _runs
 from vmthaw.trace._columns import Records
+from vmthaw.trace._dax_summary import DaxSummary, summarize_dax
 from vmthaw.trace._exit_summary import ExitSummary, summarize_exits
 from vmthaw.trace._format import aligned, format_bytes, format_ns, table_html
 from vmthaw.trace._schema import DEFERRED, DEMAND, INSTALLED, KINDS, PAGE_CLASSES, PREFETCH, REMOVE
@@ -69,7 +70,7 @@ class TraceSummary:
     touched_bytes: guest memory of demand faults. installed_bytes: guest memory that was installed, whoever asked.
     next_page_probability: that the next fault of a VM is the page behind the last. blocks: aligned 2 MiB blocks with a
     demand fault; block_fill: the share of their bytes that was demanded. zero_share: of the installed pages.
-    memory_bytes: of all VMs (0: not known). exits: of the vCPUs; None when they were not recorded.
+    memory_bytes: of all VMs (0: not known). exits: of the vCPUs; dax: of DAX sessions; None when not recorded.
     """
 
     vms: int
@@ -95,6 +96,7 @@ class TraceSummary:
     dropped: int
     complete: bool
     exits: ExitSummary | None = None
+    dax: DaxSummary | None = None
 
     @property
     def pages(self) -> int:
@@ -145,6 +147,8 @@ class TraceSummary:
         yield "records dropped", f"{self.dropped:,}" + ("" if self.complete else "; the recording was cut off")
         if self.exits is not None:
             yield from self.exits.rows()
+        if self.dax is not None:
+            yield from self.dax.rows()
 
     @property
     def touched_share(self) -> float:
@@ -212,6 +216,7 @@ def summarize(trace: Trace) -> TraceSummary:
         dropped=trace.info.dropped,
         complete=trace.info.complete,
         exits=None if trace.exits_info is None else summarize_exits(trace.exit_records, trace.exits_info),
+        dax=None if trace.dax_info is None else summarize_dax(trace.dax_records, trace.dax_info),
     )
 
 

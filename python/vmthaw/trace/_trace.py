@@ -15,6 +15,7 @@ from vmthaw._extras import need
 from vmthaw.errors import VmthawValueError
 from vmthaw.trace import plots
 from vmthaw.trace._columns import arrow
+from vmthaw.trace._dax_schema import DAX
 from vmthaw.trace._exit_schema import EXITS
 from vmthaw.trace._info import KEY, TraceInfo
 from vmthaw.trace._reader import MAX_RECORDS, read_any, read_beside
@@ -42,10 +43,11 @@ def _arrow_table(records: Records, table: Table, info: TraceInfo) -> Any:
 
 
 class Trace:
-    """Fault and exit records and what is known about them. A plain value; safe from several threads.
+    """Records of faults, exits and DAX events, and what is known about them. A plain value; safe from several threads.
 
     `info` has the VMs and their memory, when it was recorded and which faults are missing; `exits_info` the same of the
-    exits, None when they were not recorded; `path` is where it came from.
+    exits and `dax_info` of the DAX events (its sessions and their windows), None when they were not recorded; `path` is
+    where it came from.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Trace:
         path: Path | None = None,
         exits: Records | None = None,
         exits_info: TraceInfo | None = None,
+        dax: Records | None = None,
+        dax_info: TraceInfo | None = None,
     ) -> None:
         _check_dtype(records, FAULTS)
         self.info = info
@@ -66,22 +70,28 @@ class Trace:
         self._exit_records = EXITS.empty_records() if exits is None else exits
         _check_dtype(self._exit_records, EXITS)
         self.exits_info = exits_info
+        self._dax_records = DAX.empty_records() if dax is None else dax
+        _check_dtype(self._dax_records, DAX)
+        self.dax_info = dax_info
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, max_records: int = MAX_RECORDS, exits: bool = True) -> Self:
+    def open(
+        cls, path: str | os.PathLike[str], *, max_records: int = MAX_RECORDS, exits: bool = True, dax: bool = True
+    ) -> Self:
         """Reads a trace: Parquet, or Arrow (a stream that a killed recorder left is read to its last whole batch).
 
-        Exits that were recorded with it are read from the file beside it (``boot.exits.parquet`` of ``boot.parquet``);
-        ``exits=False`` leaves them alone. About 64 bytes of memory a fault, 72 an exit. Raises VmthawOSError
-        (VmthawFileNotFoundError...), MissingExtraError, and TraceError when a file is none of a trace, has been
-        tampered with, is newer than this version or has too many records, or the exits are missing or another
-        recording's.
+        Exits and DAX events that were recorded with it are read from the files beside it (``boot.exits.parquet`` and
+        ``boot.dax.parquet`` of ``boot.parquet``); ``exits=False`` and ``dax=False`` leave them alone. About 64 bytes of
+        memory a fault or DAX event, 72 an exit. Raises VmthawOSError (VmthawFileNotFoundError...), MissingExtraError,
+        and TraceError when a file is none of a trace, has been tampered with, is newer than this version or has too
+        many records, or one beside it is missing or another recording's.
         """
         path = Path(path)
         info, table = read_any(path, max_records)
         records = FAULTS.to_records(table, str(path))
         vcpu = table.column("vcpu")
         exits_info, exit_records = (read_beside(path, info, EXITS, max_records) if exits else None) or (None, None)
+        dax_info, dax_records = (read_beside(path, info, DAX, max_records) if dax else None) or (None, None)
         return cls(
             records,
             info,
@@ -89,16 +99,28 @@ class Trace:
             path=path,
             exits=exit_records,
             exits_info=exits_info,
+            dax=dax_records,
+            dax_info=dax_info,
         )
 
     @classmethod
-    def from_records(cls, records: Records, info: TraceInfo | None = None, *, exits: Records | None = None) -> Self:
-        """A trace of what `PageServer.trace()` and `Machine.take_exit_records()` gave, without a file."""
+    def from_records(
+        cls,
+        records: Records,
+        info: TraceInfo | None = None,
+        *,
+        exits: Records | None = None,
+        dax: Records | None = None,
+    ) -> Self:
+        """A trace of what `PageServer.trace()`, `Machine.take_exit_records()` and `DaxSession.take_records()` gave,
+        without a file."""
         info = info or TraceInfo(started_at=0, started_ns=0)
-        if exits is None:
-            return cls(records.copy(), info)
-        exits_info = replace(info, schema_version=EXITS.version, table=EXITS.name, gaps=(), tables=())
-        return cls(records.copy(), info, exits=exits.copy(), exits_info=exits_info)
+        beside: dict[str, Any] = {}
+        for table, name, given in ((EXITS, "exits", exits), (DAX, "dax", dax)):
+            if given is not None:
+                about = replace(info, schema_version=table.version, table=table.name, sessions=(), gaps=(), tables=())
+                beside |= {name: given.copy(), f"{name}_info": about}
+        return cls(records.copy(), info, **beside)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -107,7 +129,8 @@ class Trace:
         name = self.path.name if self.path else "live"
         vms = len(self.info.sessions)
         exits = f", {len(self._exit_records)} exits" if self.exits_info else ""
-        return f"<Trace {name}: {len(self)} records of {vms} VM(s), {self.info.dropped} dropped{exits}>"
+        dax = f", {len(self._dax_records)} DAX events" if self.dax_info else ""
+        return f"<Trace {name}: {len(self)} records of {vms} VM(s), {self.info.dropped} dropped{exits}{dax}>"
 
     @property
     def name(self) -> str:
@@ -141,22 +164,36 @@ class Trace:
         is its errno). From t_enter_ns to t_exit_ns the guest ran; at t_decided_ns it had been answered."""
         return _arrow_table(self._exit_records, EXITS, self.exits_info or self.info)
 
+    @property
+    def dax_records(self) -> Records:
+        """Events of DAX sessions, as `records`: on the same clock, those of one session in the order of what happened.
+        Empty when none were recorded. `kind` is an index into `vmthaw.dax.EVENTS`; `prot` is READ 1, WRITE 2."""
+        return self._dax_records
+
+    @cached_property
+    def dax(self) -> Any:
+        """The same as an Arrow table, as `faults`: words for kind and prot, null for the file of what is about none (a
+        remove, a reset). `error` is an errno, 0 when the request succeeded; `window_offset` is the
+        request's moffset. From t_start_ns to t_done_ns the session was at it."""
+        return _arrow_table(self._dax_records, DAX, self.dax_info or self.info)
+
     def to_pandas(self) -> pandas.DataFrame:
-        """The faults as a pandas DataFrame (of exits: ``trace.exits.to_pandas()``). Raises MissingExtraError."""
+        """The faults as a pandas DataFrame (of others: ``trace.exits.to_pandas()``). Raises MissingExtraError."""
         need("pandas", "analysis")
         frame: pandas.DataFrame = self.faults.to_pandas()
         return frame
 
     def sql(self, query: str) -> Any:
-        """Runs a query over the tables ``faults`` and ``exits`` by DuckDB; gives an Arrow table.
+        """Runs a query over the tables ``faults``, ``exits`` and ``dax`` by DuckDB; gives an Arrow table.
 
-        Both are on one clock, so that a join by time says which faults a run of the guest met. The query sees these
+        All are on one clock, so that a join by time says which faults a run of the guest met. The query sees these
         tables alone: no file and no network. Raises MissingExtraError, VmthawValueError.
         """
         duckdb = need("duckdb", "analysis")
         with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as connection:
             connection.register("faults", self.faults)
             connection.register("exits", self.exits)
+            connection.register("dax", self.dax)
             try:
                 found = connection.sql(query)
                 return found.to_arrow_table() if found is not None else None
@@ -164,15 +201,16 @@ class Trace:
                 raise VmthawValueError(f"DuckDB: {error}") from error
 
     def session(self, number: int) -> Self:
-        """The part of one VM: its faults, and the exits where the trace has no other VM."""
+        """The part of one VM: its faults, and the exits and DAX events where the trace has no other VM."""
         chosen = self._records["session"] == number
         if not chosen.any() and number not in {session.id for session in self.info.sessions}:
             raise VmthawValueError(f"{self!r} has no session {number}")
         vcpu = self._vcpu.filter(arrow().array(chosen)) if self._vcpu is not None else None
-        exits: dict[str, Any] = {}
+        beside: dict[str, Any] = {}
         if chosen.all() and {session.id for session in self.info.sessions} <= {number}:
-            exits = {"exits": self._exit_records, "exits_info": self.exits_info}
-        return type(self)(self._records[chosen], self.info, vcpu=vcpu, path=self.path, **exits)
+            beside = {"exits": self._exit_records, "exits_info": self.exits_info}
+            beside |= {"dax": self._dax_records, "dax_info": self.dax_info}
+        return type(self)(self._records[chosen], self.info, vcpu=vcpu, path=self.path, **beside)
 
     def summary(self) -> TraceSummary:
         """The figures of the trace. See `TraceSummary`."""

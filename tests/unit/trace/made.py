@@ -8,6 +8,7 @@ from pathlib import Path
 from vmthaw import _core
 from vmthaw.trace import Trace, TraceInfo
 from vmthaw.trace._columns import Records
+from vmthaw.trace._dax_schema import DAX
 from vmthaw.trace._exit_schema import EXITS
 from vmthaw.trace._files import stream_path
 from vmthaw.trace._info import Gap, RegionInfo, SessionInfo
@@ -83,6 +84,55 @@ def some_exits(count: int = 1000, seed: int = 1) -> Records:
         found[name] = np.where(captured, random.integers(0, 1 << 62, count) + number, 0)
     found["flags"] = np.where(access, random.integers(0, 2, count), 0) + random.integers(0, 2, count) * 2 + captured * 4
     return found
+
+
+def dax_events(*rows: dict[str, int]) -> Records:
+    """A DAX event for each row of columns: a set-up of 2 MiB every 1000 ns, which takes 100."""
+    import numpy as np
+
+    found = np.zeros(len(rows), dtype=_core.dax_record_dtype())
+    found["session"], found["node"], found["length"], found["prot"] = 1, 7, 2 << 20, 1
+    found["t_start_ns"] = 1000 + np.arange(len(rows)) * 1000
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            found[number][name] = value
+        if row.get("kind") in (2, 4):
+            found[number]["node"] = found[number]["prot"] = 0
+        if "t_done_ns" not in row:
+            found[number]["t_done_ns"] = found[number]["t_start_ns"] + 100
+    return found
+
+
+def some_dax_events(count: int = 1000, seed: int = 1) -> Records:
+    """Every column with values of its own, and nothing that the core would not write."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    found = np.zeros(count, dtype=_core.dax_record_dtype())
+    found["t_start_ns"] = np.sort(random.integers(1, 1 << 50, count))
+    found["t_done_ns"] = found["t_start_ns"] + random.integers(0, 1000, count).astype(np.uint64)
+    found["kind"] = random.integers(0, 6, count)
+    of_file = (found["kind"] != 2) & (found["kind"] != 4)
+    found["window_offset"] = random.integers(0, 1 << 62, count)
+    found["guest_address"] = found["window_offset"] + np.uint64(1 << 39)
+    found["length"] = random.integers(1, 1 << 62, count)
+    found["node"] = np.where(of_file, random.integers(0, 1 << 62, count), 0)
+    found["file_offset"] = np.where(of_file, random.integers(0, 1 << 62, count), 0)
+    found["prot"] = np.where(of_file, random.integers(1, 4, count), 0)
+    found["session"] = random.integers(1, 4, count)
+    found["error"] = np.where(random.random(count) < 0.2, random.integers(1, 134, count), 0)
+    return found
+
+
+def dax_info(recording: str = "one") -> TraceInfo:
+    window = RegionInfo(0, 1 << 39, 0, 1 << 30, PAGE)
+    return replace(info(), sessions=(SessionInfo(1, "window", -1, (window,)),), table="dax", recording=recording)
+
+
+def write_dax_trace(path: Path, faults: Records, events: list[Records], gaps: tuple[Gap, ...] = ()) -> None:
+    """The faults' file and that of the DAX events."""
+    write_file(path, FAULTS, [faults], replace(info(), tables=("dax",), recording="one"))
+    write_file(path.with_name(f"{path.stem}.dax{path.suffix}"), DAX, events, dax_info(), gaps)
 
 
 def write_stream(

@@ -97,6 +97,16 @@ def tables(trace: Trace, summary: TraceSummary) -> Iterator[str]:
         yield table(("reason", "exits", "in the guest", "in the host", "of one: p50", "p99"), rows, 1)
     if trace.exits_info is not None:
         yield from _missing("Missing exits", "run", trace.exits_info)
+    if summary.dax is not None and summary.dax.count:
+        yield "<h3>DAX events by kind</h3>"
+        rows = [
+            (kind, f"{one.count:,}", f"{one.failed:,}", format_bytes(one.size_bytes), format_ns(one.p50_ns),
+             format_ns(one.p99_ns))
+            for kind, one in summary.dax.by_kind.items()
+        ]  # fmt: skip
+        yield table(("kind", "events", "failed", "memory", "of one: p50", "p99"), rows, 1)
+    if trace.dax_info is not None:
+        yield from _missing("Missing DAX events", "DAX session", trace.dax_info)
 
 
 def _missing(heading: str, whose: str, info: TraceInfo) -> Iterator[str]:
