@@ -42,8 +42,8 @@ def targets_of(target: object, exits: object | None, dax: object | None) -> Targ
         faults = target  # type: ignore[assignment]
     else:
         raise VmthawValueError(
-            "a trace is recorded of a PageServer, a PagerSession, a Machine or a RunLoop, or a DaxSession, not of "
-            f"{target!r}"
+            "a trace is recorded of a PageServer, a PagerSession, a Machine, a RunLoop or a DaxSession, "
+            f"not of {target!r}"
         )
     feeds = dict.fromkeys(session._dax_feed for session in sessions)  # one that is named twice is one
     return Targets(faults, None if exits is None else _exit_feed_of(exits), tuple(feeds))

@@ -285,6 +285,6 @@ def test_a_machine_without_a_ring_is_refused_and_the_remedy_named(tmp_path: Path
             TraceRecorder(path, machine)
         with pytest.raises(VmthawValueError, match="exits are recorded of a Machine or a RunLoop, not of 5"):
             TraceRecorder(path, machine, exits=5)  # type: ignore[arg-type]
-    with pytest.raises(VmthawValueError, match="PagerSession, a Machine or a RunLoop, not of 5"):
+    with pytest.raises(VmthawValueError, match="PagerSession, a Machine, a RunLoop or a DaxSession, not of 5"):
         TraceRecorder(path, 5)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
