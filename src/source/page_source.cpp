@@ -38,7 +38,9 @@ void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint6
         case ReadStatus::io_error:
             break;
     }
-    throw Error("reading " + where(source, offset, size) + ": " + std::generic_category().message(result.errno_value),
+    const std::string remedy = source.remedy(result);
+    throw Error("reading " + where(source, offset, size) + ": " + std::generic_category().message(result.errno_value) +
+                    (remedy.empty() ? "" : "; " + remedy),
                 "SourceIoError", {{"errno", static_cast<std::int64_t>(result.errno_value)}});
 }
 

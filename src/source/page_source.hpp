@@ -80,6 +80,8 @@ public:
     [[nodiscard]] virtual SourceTier tier(std::uint64_t /*offset*/) const noexcept { return SourceTier::file; }
     // For messages, traces and statistics: "file:/path", "zero", "python:name".
     [[nodiscard]] virtual std::string description() const = 0;
+    // How to mend what made a read fail, as the end of a message; "" when there is nothing to add.
+    [[nodiscard]] virtual std::string remedy(const ReadResult& /*result*/) const { return {}; }
     // Ends the source: later reads answer `closed`, waiting ones end. Idempotent. What mapped() gave out stays valid
     // until the object dies, so that a fault thread in the middle of a copy is never cut off.
     virtual void close() noexcept {}
