@@ -335,6 +335,46 @@ class PythonSource(PageSource):
     @property
     def requests(self) -> RequestQueue: ...
 
+def parse_socket_address(address: str) -> str: ...
+
+class SocketSource(PageSource):
+    def __init__(
+        self,
+        address: str,
+        size: int,
+        *,
+        ram_start: int = 0,
+        page_size: int = 4096,
+        connections: int = 4,
+        max_in_flight: int = 128,
+        timeout: float = 10.0,
+    ) -> None: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def stats(self) -> dict[str, int]: ...
+
+class PageExporter:
+    def __init__(
+        self,
+        source: PageSource,
+        address: str,
+        max_page_size: int,
+        max_clients: int,
+        send_timeout: float,
+        idle_timeout: float,
+        mode: int,
+    ) -> None: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def stats(self) -> dict[str, int]: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def inherited(self) -> bool: ...
+    def close(self, patience: float) -> bool: ...
+
 # pager: values
 class FillMode(enum.Enum):
     page = 0

@@ -243,6 +243,7 @@ void register_source(py::module_& module) {
         .def(py::init<std::uint64_t>(), py::arg("size"),
              "`size` bytes of zeros from offset 0 on. Raises VmthawValueError for 0.");
     register_python_source(module);
+    register_socket_source(module);
 }
 
 }  // namespace vmthaw::bindings

@@ -9,5 +9,6 @@ namespace vmthaw::bindings {
 [[nodiscard]] bool is_closed(const PageSource& source) noexcept;
 
 void register_python_source(py::module_& module);
+void register_socket_source(py::module_& module);
 
 }  // namespace vmthaw::bindings

@@ -2,12 +2,22 @@
 
 `FileSource`, `SparseDiffSource` and `ZeroSource` are the core's own. `PythonSource` asks a callable, on daemon threads
 of Python's; the core's threads wait for its answers without the GIL, so a slow or failing callable delays nobody else's
-pages.
+pages. `SocketSource` asks a page server on this host or another; `PageExporter` is one.
 """
 
 from __future__ import annotations
 
-from vmthaw._core import ExtentKind, FileSource, PageSource, SparseDiffSource, ZeroSource
+from vmthaw._core import ExtentKind, FileSource, PageSource, SocketSource, SparseDiffSource, ZeroSource
+from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
 
-__all__ = ["ExtentKind", "FileSource", "PageSource", "PythonSource", "SparseDiffSource", "ZeroSource"]
+__all__ = [
+    "ExtentKind",
+    "FileSource",
+    "PageExporter",
+    "PageSource",
+    "PythonSource",
+    "SocketSource",
+    "SparseDiffSource",
+    "ZeroSource",
+]
