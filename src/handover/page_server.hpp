@@ -25,7 +25,7 @@ namespace vmthaw {
 
 struct PageServerOptions {
     std::optional<UnixListener> listener;  // none: only adopted sessions
-    std::shared_ptr<PageSource> source;        // null: each session waits for provide_source()
+    std::shared_ptr<PageSource> source;    // null: each session waits for provide_source()
     PagerConfig config;
     MemoryLayout layout = MemoryLayout::host();
     std::optional<uid_t> required_uid;  // of the peer, by SO_PEERCRED
