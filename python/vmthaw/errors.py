@@ -147,10 +147,11 @@ class ShortReadError(PageSourceError):
 
 
 class SourceOpenError(PageSourceError):
-    """A source could not be opened. Attributes ``path`` and ``errno``."""
+    """A source could not be opened. Attributes ``path``, ``errno`` and, where a format is wrong, ``field``."""
 
     path: str = ""
     errno: int = 0
+    field: str = ""
 
 
 class SourceIoError(PageSourceError):
