@@ -167,6 +167,12 @@ class SourceRangeError(PageSourceError, VmthawValueError):
     size: int = 0
 
 
+class LayeredHeaderError(PageSourceError, VmthawValueError):
+    """A header of layered memory that cannot be right. Attribute ``field`` names what is wrong in it."""
+
+    field: str = ""
+
+
 class HandoverError(VmthawError):
     """A bad hand-over from a VMM. Attribute ``field`` names what was wrong."""
 

@@ -244,6 +244,7 @@ void register_source(py::module_& module) {
              "`size` bytes of zeros from offset 0 on. Raises VmthawValueError for 0.");
     register_python_source(module);
     register_socket_source(module);
+    register_layered_header(module);
 }
 
 }  // namespace vmthaw::bindings

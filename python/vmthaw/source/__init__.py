@@ -8,12 +8,18 @@ pages. `SocketSource` asks a page server on this host or another; `PageExporter`
 from __future__ import annotations
 
 from vmthaw._core import ExtentKind, FileSource, PageSource, SocketSource, SparseDiffSource, ZeroSource
+from vmthaw.source._layered_header import Codec, LayeredBuild, LayeredFrame, LayeredHeader, LayeredMapping
 from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
 
 __all__ = [
+    "Codec",
     "ExtentKind",
     "FileSource",
+    "LayeredBuild",
+    "LayeredFrame",
+    "LayeredHeader",
+    "LayeredMapping",
     "PageExporter",
     "PageSource",
     "PythonSource",
