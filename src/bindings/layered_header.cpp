@@ -15,6 +15,7 @@
 #include "source/layered_header.hpp"
 #include "source/layered_header_reader.hpp"
 #include "source/layered_header_writer.hpp"
+#include "source/layered_layers.hpp"
 
 // GIL: parsing and writing run without it (a header may be a hundred megabytes); no lock is taken.
 namespace vmthaw::bindings {
@@ -151,6 +152,19 @@ void register_layered_header(py::module_& module) {
             "build", [](const LayeredHeader& header) { return bytes_of(header.build.bytes); }, "16 bytes.")
         .def_property_readonly(
             "base_build", [](const LayeredHeader& header) { return bytes_of(header.base_build.bytes); }, "16 bytes.")
+        .def(
+            "used_builds",
+            [](const LayeredHeader& header) {
+                std::vector<py::bytes> used;
+                const std::vector<BuildUse> uses = uses_of_builds(header);
+                for (std::size_t i = 0; i < uses.size(); ++i) {
+                    if (uses[i].bytes > 0 && !header.uuids[i].is_nil()) {
+                        used.push_back(bytes_of(header.uuids[i].bytes));
+                    }
+                }
+                return used;
+            },
+            "The UUIDs that mappings point at, without nil, as 16 bytes each.")
         .def("mapping_rows", &mapping_rows, "Rows as the constructor takes them.")
         .def("build_rows", &build_rows, "Rows as the constructor takes them.");
 }

@@ -245,6 +245,7 @@ void register_source(py::module_& module) {
     register_python_source(module);
     register_socket_source(module);
     register_layered_header(module);
+    register_layered_source(module);
 }
 
 }  // namespace vmthaw::bindings

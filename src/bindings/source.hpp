@@ -9,6 +9,7 @@ namespace vmthaw::bindings {
 [[nodiscard]] bool is_closed(const PageSource& source) noexcept;
 
 void register_layered_header(py::module_& module);
+void register_layered_source(py::module_& module);
 void register_python_source(py::module_& module);
 void register_socket_source(py::module_& module);
 

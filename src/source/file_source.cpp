@@ -8,7 +8,7 @@
 namespace vmthaw {
 namespace {
 
-constexpr std::uint64_t kHugePage = 2 * 1024 * 1024;
+constexpr std::uint64_t kHugePage = kLargestSourcePage;
 
 DataRanges scan(const BackingFile& file) {
     try {
@@ -16,12 +16,6 @@ DataRanges scan(const BackingFile& file) {
     } catch (const SystemError& error) {
         throw_open_error(file.path(), error.errno_value(), error.what());
     }
-}
-
-// The page size that a range speaks in, as far as its size tells.
-std::uint64_t page_of(std::uint64_t size) noexcept {
-    const std::uint64_t bits = size | kHugePage;
-    return std::max(bits & (~bits + 1), kPageBytes);
 }
 
 }  // namespace
@@ -61,7 +55,7 @@ ReadResult FileSource::check(std::uint64_t offset, std::uint64_t size) const noe
         return {.status = ReadStatus::short_read, .got_bytes = room};
     }
     // Zeros as long as the last page asked for starts before the end.
-    return {.status = size - std::min(size, page_of(size)) < room ? ReadStatus::ok : ReadStatus::out_of_range};
+    return {.status = size - std::min(size, page_spoken_of(size)) < room ? ReadStatus::ok : ReadStatus::out_of_range};
 }
 
 // After a failure or before a success: did the file shrink? With the bytes of the range that are still there.

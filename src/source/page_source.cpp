@@ -1,12 +1,15 @@
 #include "source/page_source.hpp"
 
+#include <algorithm>
 #include <system_error>
+
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
 
 std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t size) {
-    return std::to_string(size) + " bytes at offset " + hex(offset) + " of " + source.description();
+    return std::to_string(size) + " bytes at offset " + hex(offset) + " of " + source.description_at(offset);
 }
 
 [[noreturn]] void throw_out_of_range(const PageSource& source, std::uint64_t offset, std::uint64_t size) {
@@ -19,6 +22,11 @@ std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t 
 }
 
 }  // namespace
+
+std::uint64_t page_spoken_of(std::uint64_t range_size) noexcept {
+    const std::uint64_t bits = range_size | kLargestSourcePage;
+    return std::max(bits & (~bits + 1), kPageBytes);
+}
 
 void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size, const ReadResult& result) {
     switch (result.status) {

@@ -82,6 +82,8 @@ public:
     [[nodiscard]] virtual std::string description() const = 0;
     // How to mend what made a read fail, as the end of a message; "" when there is nothing to add.
     [[nodiscard]] virtual std::string remedy(const ReadResult& /*result*/) const { return {}; }
+    // The same for messages about what lies at `offset`: names the layer, where there are several.
+    [[nodiscard]] virtual std::string description_at(std::uint64_t /*offset*/) const { return description(); }
     // Ends the source: later reads answer `closed`, waiting ones end. Idempotent. What mapped() gave out stays valid
     // until the object dies, so that a fault thread in the middle of a copy is never cut off.
     virtual void close() noexcept {}
@@ -92,6 +94,11 @@ public:
 private:
     ForkGuard fork_guard_;
 };
+
+// Ranges behind the end of a memory are zeros to the end of the last page asked for. The size of the pages that a range
+// speaks in is the largest power of two from 4 KiB to 2 MiB that divides its size.
+inline constexpr std::uint64_t kLargestSourcePage = 2 * 1024 * 1024;
+[[nodiscard]] std::uint64_t page_spoken_of(std::uint64_t range_size) noexcept;
 
 // Turns a failed ReadResult into the exception of the same meaning: ShortReadError, SourceIoError, ...
 [[noreturn]] void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from vmthaw._core import ExtentKind, FileSource, PageSource, SocketSource, SparseDiffSource, ZeroSource
 from vmthaw.source._layered_header import Codec, LayeredBuild, LayeredFrame, LayeredHeader, LayeredMapping
+from vmthaw.source._layered_source import LayeredSource
 from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
 
@@ -20,6 +21,7 @@ __all__ = [
     "LayeredFrame",
     "LayeredHeader",
     "LayeredMapping",
+    "LayeredSource",
     "PageExporter",
     "PageSource",
     "PythonSource",

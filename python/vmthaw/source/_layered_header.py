@@ -85,8 +85,7 @@ class LayeredHeader:
 
         Raises LayeredHeaderError, or OSError where the file cannot be read. The GIL is released while it is parsed.
         """
-        data: Buffer = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source
-        core = _core.LayeredHeader.read(data)
+        core = _core.LayeredHeader.read(header_bytes(source))
         return cls(
             version=core.version,
             block_size=core.block_size,
@@ -117,6 +116,11 @@ class LayeredHeader:
             [(offset, length, build.bytes, storage) for offset, length, build, storage in self.mappings],
             [(one.build.bytes, one.size, one.checksum, int(one.codec), one.frames) for one in self.builds],
         )
+
+
+def header_bytes(source: str | os.PathLike[str] | Buffer) -> Buffer:
+    """What a path points at, or the bytes as they were given."""
+    return Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source
 
 
 def _mappings(core: _core.LayeredHeader) -> list[LayeredMapping]:
