@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/page.hpp"
+#include "source/page_wire.hpp"
 
 namespace vmthaw {
 namespace {
