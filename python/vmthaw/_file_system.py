@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from vmthaw._attributes import Attributes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from vmthaw._core import Lease
 
 _T = TypeVar("_T")
 # A method may be a plain function or a coroutine.
@@ -18,6 +20,15 @@ MaybeAsync: TypeAlias = "_T | Awaitable[_T]"
 # What readdir gives: names, or names with their attributes (then the client knows their types).
 Listing: TypeAlias = "Iterable[str | tuple[str, Attributes | os.stat_result]] | Mapping[str, object]"
 Stat: TypeAlias = "Attributes | os.stat_result"
+Mappable: TypeAlias = "Lease | HasFileno | int"
+
+
+class HasFileno(Protocol):
+    """A file object, as far as it matters here."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
 
 
 class FileSystem:
@@ -32,6 +43,7 @@ class FileSystem:
     asyncio.CancelledError; anything else is EIO and is logged by ``vmthaw.filesystem`` with its traceback.
 
     `handle` is whatever `open` or `create` gave back. Permissions are the kernel's affair: it checks them by `getattr`.
+    So are locks (flock(2), fcntl(2)), which hold among this mount's users; there is no ioctl (ENOTTY).
     """
 
     # What is there
@@ -45,7 +57,8 @@ class FileSystem:
         return self.getattr(path)
 
     def readdir(self, path: PurePosixPath) -> MaybeAsync[Listing]:
-        """The names in a directory, "." and ".." left out; pairs of name and attributes tell their types too."""
+        """The names in a directory, "." and ".." left out, or pairs of name and attributes, which save the client a
+        `getattr` for each name while the list is not older than a second and nothing was changed through it since."""
         raise NotImplementedError
 
     def readlink(self, path: PurePosixPath) -> MaybeAsync[str | bytes | os.PathLike[str]]:
@@ -157,6 +170,18 @@ class FileSystem:
     def removexattr(self, path: PurePosixPath, name: str) -> MaybeAsync[None]:
         """Removes an extended attribute. Raise OSError with ENODATA where there is none."""
         raise NotImplementedError
+
+    # Mappings into a guest
+
+    def dax_map(self, path: PurePosixPath, offset: int, length: int, writable: bool) -> MaybeAsync[Mappable]:
+        """Gives the file that a `vmthaw.DaxSession` maps for `length` bytes from `offset` on: a regular file or memfd
+        of the host with the same bytes at the same offsets, by its descriptor (a file object or an int, opened for
+        writing where `writable`), or a `vmthaw.dax.Lease` of a part of one. Open until `dax_unmap`; still yours then.
+        """
+        raise NotImplementedError
+
+    def dax_unmap(self, given: Any) -> MaybeAsync[None]:
+        """What `dax_map` gave is not used any more. Called exactly once for each time it gave something."""
 
     # Beginning and end
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from vmthaw import _drainer, _lifecycle
 from vmthaw._attributes import Row, row_of
+from vmthaw._core import Lease
 from vmthaw._errnos import errno_of
 from vmthaw._file_system import FileSystem
 
@@ -26,6 +27,8 @@ _log = logging.getLogger("vmthaw.filesystem")
 _NO_HANDLE = 2**64 - 1
 _JOIN_S = 2.0
 _XATTR_MAX = 65536  # XATTR_SIZE_MAX
+_MAX_FD = 2**31 - 1
+_MOST_MARKS = 4096
 # setattr's valid bits, FATTR_... of <linux/fuse.h>
 _MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _ATIME_NOW, _MTIME_NOW = 1, 2, 4, 8, 16, 32, 128, 256
 
@@ -87,8 +90,9 @@ class Answerer:
         self._fs = fs
         self._loop = EventLoopThread()
         self._handles: dict[int, Any] = {}
+        self._leases: dict[int, Any] = {}
         self._running: dict[int, concurrent.futures.Future[Any] | None] = {}
-        self._interrupted: set[int] = set()
+        self._interrupted: dict[int, None] = {}  # in the order in which they came
         _lifecycle.register(self, _lifecycle.Stage.SOURCE)
 
     def answer(self, operation: str, unique: int, uid: int, gid: int, pid: int, *arguments: Any) -> tuple[int, Any]:
@@ -105,7 +109,13 @@ class Answerer:
             return errno.EINTR, None
         finally:
             self._running.pop(unique, None)
-            self._interrupted.discard(unique)
+            self._interrupted.pop(unique, None)
+
+    def cancel_all(self) -> None:
+        """Cancels every coroutine under way: nobody waits for an answer any more. Any thread."""
+        for future in list(self._running.values()):
+            if future is not None:
+                future.cancel()
 
     def close_at_exit(self) -> None:
         """Ends the event loop's thread, if there is one, for `_lifecycle`."""
@@ -130,15 +140,17 @@ class Answerer:
         return future.result()
 
     def _interrupt(self, unique: int) -> int:
-        if unique not in self._running:
-            return errno.EAGAIN  # not begun, or just done: the kernel knows which, and asks again if need be
         # The mark first, then the future; a beginning coroutine does it the other way round: one sees the other.
-        self._interrupted.add(unique)
+        # A request that has not come yet finds the mark. EAGAIN would not have it said again: the kernel looks for the
+        # request on the descriptor that the answer comes by, and another thread with its own may have read it.
+        self._interrupted[unique] = None
         future = self._running.get(unique)
         if future is not None:
             future.cancel()
-        if unique not in self._running:
-            self._interrupted.discard(unique)
+        # Marks of requests that were answered just before stay until as many others have come.
+        while len(self._interrupted) > _MOST_MARKS:
+            with contextlib.suppress(RuntimeError, StopIteration):  # another thread takes one away
+                self._interrupted.pop(next(iter(self._interrupted)), None)
         return 0
 
     def _handle(self, number: int) -> Any:
@@ -156,16 +168,17 @@ class Answerer:
             return self._attributes(unique, path)
         return row_of(self._call(unique, self._fs.getattr_open(PurePosixPath(path), self._handles[handle])))
 
-    def _readdir(self, unique: int, path: str) -> list[tuple[str, int]]:
+    def _readdir(self, unique: int, path: str) -> list[tuple[str, int, Row | None]]:
         listing = self._call(unique, self._fs.readdir(PurePosixPath(path)))
-        entries = [(".", stat.S_IFDIR >> 12), ("..", stat.S_IFDIR >> 12)]
+        entries: list[tuple[str, int, Row | None]] = [(name, stat.S_IFDIR >> 12, None) for name in (".", "..")]
         for item in listing:
             name, attributes = (item, None) if isinstance(item, str) else item
             if not 0 < len(os.fsencode(name)) <= 255 or "/" in name or "\0" in name:
                 raise ValueError(f"readdir gave {name!r}, which is no name: 1 to 255 bytes without / and NUL")
             if name in (".", ".."):
                 continue
-            entries.append((name, 0 if attributes is None else stat.S_IFMT(row_of(attributes)[0]) >> 12))
+            row = None if attributes is None else row_of(attributes)
+            entries.append((name, 0 if row is None else stat.S_IFMT(row[0]) >> 12, row))
         return entries
 
     def _readlink(self, unique: int, path: str) -> bytes:
@@ -316,9 +329,32 @@ class Answerer:
     def _removexattr(self, unique: int, path: str, name: str) -> None:
         self._call(unique, self._fs.removexattr(PurePosixPath(path), name))
 
+    # Mappings
+
+    def _dax_map(
+        self, unique: int, path: str, offset: int, length: int, writable: int, token: int
+    ) -> tuple[int, int, int]:
+        given = self._call(unique, self._fs.dax_map(PurePosixPath(path), offset, length, bool(writable)))
+        try:
+            if isinstance(given, Lease):
+                answer = (given.fd, given.offset, given.length)
+            else:
+                answer = (given if isinstance(given, int) else given.fileno(), offset, length)
+            if not 0 <= answer[0] <= _MAX_FD:
+                raise ValueError(f"dax_map gave {answer[0]}, which is no descriptor")
+        except BaseException:
+            self._call(unique, self._fs.dax_unmap(given))
+            raise
+        self._leases[token] = given
+        return answer
+
+    def _dax_unmap(self, unique: int, token: int) -> None:
+        self._call(unique, self._fs.dax_unmap(self._leases.pop(token)))
+
     # Beginning and end
 
     def _init(self, unique: int) -> None:
+        self._interrupted.clear()
         self._call(unique, self._fs.init())
 
     def _destroy(self, unique: int) -> None:

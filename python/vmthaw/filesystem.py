@@ -47,13 +47,18 @@ class PythonFs(PythonFsCore):
     def __init__(self, fs: FileSystem) -> None:
         if not isinstance(fs, FileSystem):
             raise TypeError(f"PythonFs takes a vmthaw.filesystem.FileSystem, not {type(fs).__name__}")
-        super().__init__(Answerer(fs).answer)
+        self._answerer = Answerer(fs)
+        super().__init__(self._answerer.answer)
         self._fs = fs
 
     @property
     def file_system(self) -> FileSystem:
         """What was given."""
         return self._fs
+
+    def cancel_coroutines(self) -> None:
+        """Cancels what its ``async`` methods are doing, for a server whose clients have gone. Any thread."""
+        self._answerer.cancel_all()
 
     def __repr__(self) -> str:
         return f"PythonFs({type(self._fs).__name__})"

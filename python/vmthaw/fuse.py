@@ -16,7 +16,7 @@ from vmthaw._core import PassthroughFs
 from vmthaw._limits import raise_descriptor_limit
 from vmthaw._mount_guard import MountGuard
 from vmthaw.errors import StateError, VmthawValueError
-from vmthaw.filesystem import FileSystem, FileSystemBackend, MemoryFs, backend_of
+from vmthaw.filesystem import FileSystem, FileSystemBackend, MemoryFs, PythonFs, backend_of
 
 __all__ = ["FuseServer", "FuseStats", "MemoryFs", "PassthroughFs"]
 
@@ -138,8 +138,8 @@ class FuseServer:
         """Unmounts and forgets. Idempotent, also before `start`.
 
         Where files are open there, waits `timeout` seconds for their users; then the mount is taken out of sight and
-        they get ENOTCONN. Raises StateError when a request is still being answered after as long again: the file system
-        hangs, and its thread is left behind.
+        they get ENOTCONN. Coroutines that are still at a request after as long again are cancelled. Raises StateError
+        when one is not answered even so: the file system hangs, and its thread is left behind.
         """
         if os.getpid() != self._pid:
             return
@@ -150,6 +150,9 @@ class FuseServer:
             return
         _lifecycle.unregister(self)
         finished = core.stop(timeout)
+        if not finished and isinstance(self._backend, PythonFs):
+            self._backend.cancel_coroutines()
+            finished = core.wait(max(timeout, _JOIN_S))
         if self._guard is not None:
             self._guard.dismiss()
         if not finished:

@@ -49,8 +49,9 @@ FuseAttr attributes_from(const py::handle& answer, std::uint64_t node) {
 }
 
 int PythonFs::init(InitTerms& terms) noexcept {
-    // One getattr for each name that is asked for; a listing asks for none.
-    terms.wanted &= ~(kFuseDoReaddirplus | kFuseReaddirplusAuto);
+    // Who reads waits for its own request then, and a signal ends the wait, and the coroutine. One that waits for a
+    // page of somebody's read-ahead cannot be interrupted.
+    terms.wanted &= ~kFuseAsyncRead;
     return tell("init", {});
 }
 
@@ -133,9 +134,9 @@ int PythonFs::setattr(const FuseCaller& caller, std::uint64_t node, const FuseSe
         return EINVAL;
     }
     const auto use = [&](const py::handle& answer) { attributes.attr = attributes_from(answer, node); };
-    return ask("setattr", caller, use, path, handle, std::uint64_t{change.valid}, std::uint64_t{change.mode},
-               std::uint64_t{change.uid}, std::uint64_t{change.gid}, change.size,
-               change.atime * second_ns + change.atimensec, change.mtime * second_ns + change.mtimensec);
+    return changed(ask("setattr", caller, use, path, handle, std::uint64_t{change.valid}, std::uint64_t{change.mode},
+                       std::uint64_t{change.uid}, std::uint64_t{change.gid}, change.size,
+                       change.atime * second_ns + change.atimensec, change.mtime * second_ns + change.mtimensec));
 }
 
 int PythonFs::access(const FuseCaller& caller, std::uint64_t node, std::uint32_t mask) noexcept {

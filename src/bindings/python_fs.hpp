@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -82,6 +84,9 @@ public:
     [[nodiscard]] int removexattr(const FuseCaller& caller, std::uint64_t node,
                                   std::string_view name) noexcept override;
     [[nodiscard]] int statfs(const FuseCaller& caller, std::uint64_t node, FuseStatfs& statfs) noexcept override;
+    [[nodiscard]] int dax_map(std::uint64_t node, std::uint64_t handle, std::uint64_t offset_bytes,
+                              std::uint64_t length_bytes, std::uint32_t prot, Lease& lease) noexcept override;
+    [[nodiscard]] int dax_unmap(const Lease& lease) noexcept override;
     [[nodiscard]] std::uint64_t held_nodes() const noexcept override { return nodes_.held(); }
     [[nodiscard]] std::uint64_t open_handles() const noexcept override;
 
@@ -89,11 +94,18 @@ private:
     struct Listed {
         std::string name;
         std::uint32_t type = 0;
+        std::optional<FuseAttr> attr;
+    };
+    // Shared, so that it is read without the lock.
+    struct Listing {
+        std::vector<Listed> entries;
+        std::uint64_t changes = 0;  // as many there had been before the file system was asked
+        std::uint64_t taken_ns = 0;
     };
     struct Handle {
         std::uint64_t node = 0;
         bool directory = false;
-        std::vector<Listed> entries;  // as of the last readdir from the beginning
+        std::shared_ptr<const Listing> listing;  // of the last readdir from the beginning
     };
 
     // Asks the callable with the GIL; `use` reads the answer, still with it. What fails on the way is EIO.
@@ -112,9 +124,22 @@ private:
     [[nodiscard]] int add_handle(std::uint64_t node, bool directory, std::uint64_t& handle) noexcept;
     [[nodiscard]] int check_handle(std::uint64_t node, std::uint64_t handle, bool directory) const noexcept;
     void drop_handle(std::uint64_t handle) noexcept;
+    [[nodiscard]] int list(const FuseCaller& caller, const std::string& path, std::uint64_t handle) noexcept;
+    // Whether what the listing says of its files can be given to a client still: nothing was changed since, by it.
+    [[nodiscard]] bool is_fresh(const Listing& listing) const noexcept;
+    // false: it did not fit.
+    [[nodiscard]] bool add_entry(std::uint64_t directory, const Listed& listed, bool fresh, std::uint64_t next_offset,
+                                 DirectoryWriter& writer) noexcept;
+    // After whatever may have changed a name or an attribute, before its reply.
+    int changed(int error) noexcept {
+        changes_.fetch_add(1);
+        return error;
+    }
 
     CalleeReference call_;
     PathNodes nodes_;
+    std::atomic<std::uint64_t> changes_ = 0;  // requests that may have changed names or attributes
+    std::atomic<std::uint64_t> next_lease_ = 1;
     mutable std::mutex mutex_;  // of what follows
     std::unordered_map<std::uint64_t, Handle> handles_;
     std::uint64_t next_handle_ = 1;

@@ -16,24 +16,25 @@ int PythonFs::readlink(const FuseCaller& caller, std::uint64_t node, std::string
 
 int PythonFs::symlink(const FuseCaller& caller, std::uint64_t parent, std::string_view name, std::string_view target,
                       NodeEntry& entry) noexcept {
-    return make("symlink", caller, parent, name, entry, target);
+    return changed(make("symlink", caller, parent, name, entry, target));
 }
 
 int PythonFs::mknod(const FuseCaller& caller, std::uint64_t parent, std::string_view name, const FuseMknodIn& request,
                     NodeEntry& entry) noexcept {
-    return make("mknod", caller, parent, name, entry, std::uint64_t{request.mode}, std::uint64_t{request.rdev});
+    return changed(
+        make("mknod", caller, parent, name, entry, std::uint64_t{request.mode}, std::uint64_t{request.rdev}));
 }
 
 int PythonFs::mkdir(const FuseCaller& caller, std::uint64_t parent, std::string_view name, const FuseMkdirIn& request,
                     NodeEntry& entry) noexcept {
-    return make("mkdir", caller, parent, name, entry, std::uint64_t{request.mode});
+    return changed(make("mkdir", caller, parent, name, entry, std::uint64_t{request.mode}));
 }
 
 int PythonFs::unlink(const FuseCaller& caller, std::uint64_t parent, std::string_view name) noexcept {
     std::string path;
     int error = nodes_.path_of(parent, name, path);
     if (error == 0) {
-        error = tell("unlink", caller, path);
+        error = changed(tell("unlink", caller, path));
     }
     if (error == 0) {
         nodes_.removed(parent, name);
@@ -45,7 +46,7 @@ int PythonFs::rmdir(const FuseCaller& caller, std::uint64_t parent, std::string_
     std::string path;
     int error = nodes_.path_of(parent, name, path);
     if (error == 0) {
-        error = tell("rmdir", caller, path);
+        error = changed(tell("rmdir", caller, path));
     }
     if (error == 0) {
         nodes_.removed(parent, name);
@@ -68,7 +69,7 @@ int PythonFs::rename(const FuseCaller& caller, std::uint64_t parent, std::string
         return EINVAL;
     }
     if (error == 0) {
-        error = tell("rename", caller, from, to, std::uint64_t{flags});
+        error = changed(tell("rename", caller, from, to, std::uint64_t{flags}));
     }
     if (error == 0) {
         nodes_.renamed(parent, name, new_parent, new_name, (flags & kRenameExchange) != 0);
@@ -80,7 +81,7 @@ int PythonFs::link(const FuseCaller& caller, std::uint64_t node, std::uint64_t n
                    NodeEntry& entry) noexcept {
     std::string path;
     const int error = path_of(node, kFuseNoHandle, path);
-    return error != 0 ? error : make("link", caller, new_parent, new_name, entry, path);
+    return error != 0 ? error : changed(make("link", caller, new_parent, new_name, entry, path));
 }
 
 int PythonFs::open(const FuseCaller& caller, std::uint64_t node, const FuseOpenIn& request,
@@ -94,7 +95,7 @@ int PythonFs::open(const FuseCaller& caller, std::uint64_t node, const FuseOpenI
         return error;
     }
     const auto use = [&](const py::handle& answer) { opened.open_flags = answer.cast<std::uint32_t>(); };
-    error = ask("open", caller, use, path, std::uint64_t{request.flags}, opened.handle);
+    error = changed(ask("open", caller, use, path, std::uint64_t{request.flags}, opened.handle));
     if (error != 0) {
         drop_handle(opened.handle);
     }
@@ -108,8 +109,8 @@ int PythonFs::create(const FuseCaller& caller, std::uint64_t parent, std::string
     if (error != 0) {
         return error;
     }
-    error = make("create", caller, parent, name, entry, std::uint64_t{request.mode}, std::uint64_t{request.flags},
-                 opened.handle);
+    error = changed(make("create", caller, parent, name, entry, std::uint64_t{request.mode},
+                         std::uint64_t{request.flags}, opened.handle));
     if (error == ESTALE || error == ENOMEM) {
         static_cast<void>(tell("release", caller, std::string("/"), opened.handle));
     }
@@ -139,7 +140,7 @@ int PythonFs::write(const FuseCaller& caller, std::uint64_t node, const FuseWrit
         return error;
     }
     const auto use = [&](const py::handle& given) { written_bytes = given.cast<std::uint32_t>(); };
-    return ask("write", caller, use, path, data, request.offset, request.fh);
+    return changed(ask("write", caller, use, path, data, request.offset, request.fh));
 }
 
 int PythonFs::flush(const FuseCaller& caller, std::uint64_t node, const FuseFlushIn& request) noexcept {
@@ -168,8 +169,8 @@ int PythonFs::fallocate(const FuseCaller& caller, std::uint64_t node, const Fuse
     std::string path;
     const int error = path_of(node, request.fh, path);
     return error != 0 ? error
-                      : tell("fallocate", caller, path, std::uint64_t{request.mode}, request.offset, request.length,
-                             request.fh);
+                      : changed(tell("fallocate", caller, path, std::uint64_t{request.mode}, request.offset,
+                                     request.length, request.fh));
 }
 
 int PythonFs::lseek(const FuseCaller& caller, std::uint64_t node, const FuseLseekIn& request,
@@ -191,69 +192,25 @@ int PythonFs::copy_file_range(const FuseCaller& caller, std::uint64_t node, cons
     }
     const auto use = [&](const py::handle& answer) { copied_bytes = answer.cast<std::uint64_t>(); };
     return error != 0 ? error
-                      : ask("copy_file_range", caller, use, from, request.off_in, request.fh_in, to, request.off_out,
-                            request.fh_out, request.len);
+                      : changed(ask("copy_file_range", caller, use, from, request.off_in, request.fh_in, to,
+                                    request.off_out, request.fh_out, request.len));
 }
 
-int PythonFs::opendir(const FuseCaller& caller, std::uint64_t node, const FuseOpenIn& /*request*/,
-                      OpenedFile& opened) noexcept {
+int PythonFs::dax_map(std::uint64_t node, std::uint64_t handle, std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                      std::uint32_t prot, Lease& lease) noexcept {
     std::string path;
-    int error = path_of(node, kFuseNoHandle, path);
-    if (error == 0) {
-        error = tell("opendir", caller, path);
-    }
-    return error != 0 ? error : add_handle(node, true, opened.handle);
-}
-
-int PythonFs::readdir(const FuseCaller& caller, std::uint64_t node, std::uint64_t handle, std::uint64_t offset,
-                      bool plus, DirectoryWriter& writer) noexcept {
-    std::string path;
-    if (const int error = check_handle(node, handle, true); error != 0) {
+    if (const int error = path_of(node, handle, path); error != 0) {
         return error;
     }
-    if (const int error = nodes_.path_of(node, path); error != 0 || plus) {
-        return plus ? ENOSYS : error;
-    }
-    if (offset == 0) {
-        // The whole list at once: what comes and goes while somebody reads moves nothing.
-        std::vector<Listed> entries;
-        const auto use = [&](const py::handle& answer) {
-            for (const py::handle item : py::reinterpret_borrow<py::list>(answer)) {
-                const auto pair = py::reinterpret_borrow<py::tuple>(item);
-                entries.push_back({fs_bytes(pair[0]), pair[1].cast<std::uint32_t>()});
-            }
-        };
-        if (const int error = ask("readdir", caller, use, path); error != 0) {
-            return error;
-        }
-        const std::lock_guard lock(mutex_);
-        const auto open = handles_.find(handle);
-        if (open == handles_.end()) {
-            return EBADF;
-        }
-        open->second.entries = std::move(entries);
-    }
-    const std::lock_guard lock(mutex_);
-    const auto open = handles_.find(handle);
-    if (open == handles_.end()) {
-        return EBADF;
-    }
-    const std::vector<Listed>& entries = open->second.entries;
-    for (std::uint64_t at = offset; at < entries.size(); ++at) {
-        // No ino is known without asking for each; 0 would hide the name from readdir(3).
-        if (!writer.add(entries[at].name, UINT32_MAX, entries[at].type, at + 1)) {
-            return 0;
-        }
-    }
-    return 0;
+    const std::uint64_t token = next_lease_.fetch_add(1);
+    const auto use = [&](const py::handle& answer) {
+        const auto fields = py::reinterpret_borrow<py::tuple>(answer);
+        lease = {fields[0].cast<int>(), fields[1].cast<std::uint64_t>(), fields[2].cast<std::uint64_t>(), token};
+    };
+    return ask("dax_map", {}, use, path, offset_bytes, length_bytes, std::uint64_t{(prot & kDaxWrite) != 0 ? 1U : 0U},
+               token);
 }
 
-int PythonFs::releasedir(const FuseCaller& /*caller*/, std::uint64_t node, std::uint64_t handle) noexcept {
-    const int error = check_handle(node, handle, true);
-    if (error == 0) {
-        drop_handle(handle);
-    }
-    return error;
-}
+int PythonFs::dax_unmap(const Lease& lease) noexcept { return tell("dax_unmap", {}, lease.token); }
 
 }  // namespace vmthaw::bindings

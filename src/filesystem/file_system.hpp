@@ -30,8 +30,9 @@ public:
     virtual void destroy() noexcept {}
     // More than was given counts as all of it.
     virtual void forget(std::uint64_t node, std::uint64_t count) noexcept;
-    // The caller of request `unique` no longer waits: end it early with EINTR if that is possible. Answers 0; EAGAIN
-    // ("not seen yet, say it again"); ENOSYS ("never tell me").
+    // The caller of request `unique`, which may come later only, no longer waits: end it early with EINTR if that is
+    // possible. Answers 0 or ENOSYS ("never tell me"). Not EAGAIN ("say it again"): Linux hears that only by the
+    // descriptor that has read the request, and each reader has its own.
     [[nodiscard]] virtual int interrupt(std::uint64_t unique) noexcept;
 
     [[nodiscard]] virtual int lookup(const FuseCaller& caller, std::uint64_t parent, std::string_view name,

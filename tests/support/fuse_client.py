@@ -16,6 +16,7 @@ MKNOD, MKDIR, UNLINK, RMDIR, LINK, OPEN, READ, WRITE = 8, 9, 10, 11, 13, 14, 15,
 STATFS, RELEASE, FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH = 17, 18, 20, 21, 22, 23, 24, 25
 INIT, OPENDIR, READDIR, RELEASEDIR, CREATE, INTERRUPT, DESTROY = 26, 27, 28, 29, 35, 36, 38
 FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 43, 44, 45, 46, 47
+SETUPMAPPING, REMOVEMAPPING = 48, 49
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Client:
 
     def names(self, node: int, size: int = 4096) -> dict[str, int]:
         """What a directory lists, with its types."""
-        handle = struct.unpack_from("<Q", self.ask(OPENDIR, node, bytes(8)))[0]
+        handle = self.opendir(node)
         found: dict[str, int] = {}
         offset = 0
         while reply := self.ask(READDIR, node, struct.pack("<QQIIQII", handle, offset, size, 0, 0, 0, 0)):
@@ -122,6 +123,22 @@ class Client:
                 at += (24 + length + 7) // 8 * 8
         self.ask(RELEASEDIR, node, struct.pack("<QIIQ", handle, 0, 0, 0))
         return found
+
+    def listed_plus(self, node: int, handle: int, size: int = 4096, offset: int = 0) -> dict[str, tuple[int, Stat]]:
+        """One READDIRPLUS: the names with node (0: none was given) and attributes."""
+        reply = self.ask(READDIRPLUS, node, struct.pack("<QQIIQII", handle, offset, size, 0, 0, 0, 0))
+        found: dict[str, tuple[int, Stat]] = {}
+        at = 0
+        while at < len(reply):
+            length = struct.unpack_from("<I", reply, at + 144)[0]
+            found[os.fsdecode(reply[at + 152 : at + 152 + length])] = self._entry(reply[at : at + 128])
+            at += (152 + length + 7) // 8 * 8
+        return found
+
+    def opendir(self, node: int) -> int:
+        """A handle."""
+        handle: int = struct.unpack_from("<Q", self.ask(OPENDIR, node, bytes(8)))[0]
+        return handle
 
     def rename(self, parent: int, name: str, new_parent: int, new_name: str, flags: int = 0) -> None:
         """renameat2(2)."""

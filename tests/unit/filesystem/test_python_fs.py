@@ -299,7 +299,36 @@ def test_an_interrupt_cancels_the_coroutine_of_its_request() -> None:
     reader.join(10 * PATIENCE)
     assert errors == [errno.EINTR]
     assert fs.cancelled.wait(10 * PATIENCE)  # in the event loop, which the answer does not wait for
-    assert errno_of(lambda: client.ask(fuse.INTERRUPT, 0, struct.pack("<Q", 40), unique=41)) == errno.EAGAIN
+    client.dispatcher.reset()
+
+
+def test_an_interrupt_that_comes_before_its_request_ends_it_all_the_same() -> None:
+    # By another descriptor of the same mount one may be read first; the kernel cannot be asked to say it again.
+    fs = Slow()
+    client = client_of(fs)
+    node, _ = client.lookup(ROOT, "hello")
+    handle = client.open(node)
+    assert client.ask(fuse.INTERRUPT, 0, struct.pack("<Q", 40), unique=41) == b"", "no answer"
+    assert errno_of(lambda: client.read(node, handle, unique=40)) == errno.EINTR
+    assert client.getattr(node).size == 6, "other requests are none of its business"
+    client.dispatcher.reset()
+
+
+def test_interrupts_of_requests_that_are_over_are_forgotten_in_their_turn() -> None:
+    fs = Slow()
+    client = client_of(fs)
+    node, _ = client.lookup(ROOT, "hello")
+    handle = client.open(node)
+    for number in range(100, 100 + 2 * 5000, 2):
+        client.ask(fuse.INTERRUPT, 0, struct.pack("<Q", number), unique=number + 1)
+    assert errno_of(lambda: client.read(node, handle, unique=100 + 2 * 4999)) == errno.EINTR, "a young one is known"
+    assert client.dispatcher.dispatch(client.frame(fuse.GETATTR, node, bytes(16), unique=100)) is not None
+    client.init()
+    node, _ = client.lookup(ROOT, "hello")
+    body = bytes(16)
+    reply = client.dispatcher.dispatch(client.frame(fuse.GETATTR, node, body, unique=100 + 2 * 4998))
+    assert reply is not None
+    assert struct.unpack_from("<i", reply, 4)[0] == 0, "a new client has other requests"
     client.dispatcher.reset()
 
 
