@@ -18,8 +18,8 @@ public:
         std::uint64_t storage;
         std::uint64_t size;
     };
-    // How look-ups are made: a table of all blocks needs one load and 8 bytes for 4 KiB, a binary search of the runs
-    // is as fast where there are few. `best` chooses.
+    // How look-ups are made: a table of all blocks needs one load, and 8 bytes for 4 KiB; a binary search of the runs
+    // is faster where there are no more than fit into a cache. `best` chooses.
     enum class Kind : std::uint8_t { best, table, search };
 
     // `layers[i]` is the layer of `header.uuids[i]`, or kZeros. The header is checked.

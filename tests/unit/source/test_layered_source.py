@@ -279,19 +279,6 @@ def test_block_sizes_below_a_page_work(tmp_path: Path) -> None:
         assert source.read(0, 4096) == expected
 
 
-def test_table_and_search_find_the_same(tmp_path: Path) -> None:
-    few = Stack(700)
-    few.write(1, list(range(700)))
-    many = Stack(700)
-    many.write(1, list(range(700)))
-    many.write(2, list(range(0, 700, 4)), zeros=list(range(2, 700, 4)))
-    for stack in (few, many):  # below and above the number of runs from which a table is made
-        folder = tmp_path / str(len(stack.builds))
-        folder.mkdir()
-        with LayeredSource(stack.header(), stack.store(folder)) as source:
-            assert source.read(0, 700 * PAGE) == stack.memory()
-
-
 def test_a_header_as_path_and_as_value_are_the_same(tmp_path: Path) -> None:
     stack = Stack(2)
     stack.write(1, [0])
