@@ -137,4 +137,6 @@ GOALS = (
     Goal("fuse-create", "the same of a new file", "fuse/create-same-core", "fuse/create-same-core", _in_turns, 1.05),
     Goal("fuse-read", "the same of reading 128 KiB", "fuse/read-same-core", "fuse/read-same-core", _in_turns, 1.05),
     Goal("fuse-write", "the same of writing 128 KiB", "fuse/write-same-core", "fuse/write-same-core", _in_turns, 1.05),
+    Goal("source-pipelined", "a UNIX socket, pipelined: pages/s / one request at a time", "source/unix",
+         "source/unix-in-turn", _rate, 5.0, True),
 )  # fmt: skip

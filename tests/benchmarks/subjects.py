@@ -28,6 +28,7 @@ SUBJECTS = (
     Subject("dax", ("dax",), "pair", "baseline", of_memory_file=False),
     Subject("window", ("window",), "page", "FUSE READ", of_memory_file=False),
     Subject("fuse", ("fuse",), "call", "libfuse3", of_memory_file=False),
+    Subject("source", ("source",), "page", "file"),
 )
 
 
