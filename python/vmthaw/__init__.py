@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         SessionEvent,
     )
     from vmthaw.source import (
+        CompressedSource,
         ExtentKind,
         FileSource,
         LayeredHeader,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         SocketSource,
         SparseDiffSource,
         ZeroSource,
+        compress_file,
     )
     from vmthaw.trace import Trace, TraceRecorder
     from vmthaw.userfaultfd import (
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 # Public name: the module that has it, imported when the name is first used.
 _HOMES = {
     "Buses": "vmthaw.devices",
+    "CompressedSource": "vmthaw.source",
     "DaxMapper": "vmthaw.dax",
     "DaxPolicy": "vmthaw.dax",
     "DaxSession": "vmthaw.dax",
@@ -143,6 +146,7 @@ _HOMES = {
     "Workload": "vmthaw.machine",
     "ZeroSource": "vmthaw.source",
     "classify_exit": "vmthaw.vcpu",
+    "compress_file": "vmthaw.source",
     "decode_exit": "vmthaw.kvm",
     "register_regions": "vmthaw.userfaultfd",
     "unregister_regions": "vmthaw.userfaultfd",
@@ -150,6 +154,7 @@ _HOMES = {
 
 __all__ = [
     "Buses",
+    "CompressedSource",
     "DaxMapper",
     "DaxPolicy",
     "DaxSession",
@@ -224,6 +229,7 @@ __all__ = [
     "ZeroSource",
     "__version__",
     "classify_exit",
+    "compress_file",
     "decode_exit",
     "register_regions",
     "unregister_regions",

@@ -246,6 +246,7 @@ void register_source(py::module_& module) {
     register_socket_source(module);
     register_layered_header(module);
     register_layered_source(module);
+    register_compressed_source(module);
 }
 
 }  // namespace vmthaw::bindings

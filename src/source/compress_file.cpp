@@ -62,10 +62,10 @@ CompressResult compress_file(PageSource& source, const std::string& path, const 
         file.append(seek_table(entries, result.chunks));
     }
     result.packed_bytes = file.size();
-    file.finish();
     if (progress) {
         progress(result.bytes, source.size());
     }
+    file.finish();
     return result;
 }
 
