@@ -144,8 +144,7 @@ private:
         const LZ4F_frameInfo_t info = header();
         const std::uint64_t largest = std::uint64_t{1} << (8 + 2 * static_cast<unsigned>(info.blockSizeID));
         const std::uint64_t checksum = info.blockChecksumFlag == LZ4F_blockChecksumEnabled ? 4 : 0;
-        std::uint64_t blocks = 0;
-        for (;; ++blocks) {
+        for (;;) {
             const std::uint32_t word = magic_number(need(4, "block"));
             advance(4, "block");
             if (word == 0) {
