@@ -7,7 +7,16 @@ pages. `SocketSource` asks a page server on this host or another; `PageExporter`
 
 from __future__ import annotations
 
-from vmthaw._core import ExtentKind, FileSource, PageSource, SocketSource, SparseDiffSource, ZeroSource
+from vmthaw._core import (
+    CompressedSource,
+    ExtentKind,
+    FileSource,
+    PageSource,
+    SocketSource,
+    SparseDiffSource,
+    ZeroSource,
+    compress_file,
+)
 from vmthaw.source._layered_header import Codec, LayeredBuild, LayeredFrame, LayeredHeader, LayeredMapping
 from vmthaw.source._layered_source import LayeredSource
 from vmthaw.source._page_exporter import PageExporter
@@ -15,6 +24,7 @@ from vmthaw.source._python_source import PythonSource
 
 __all__ = [
     "Codec",
+    "CompressedSource",
     "ExtentKind",
     "FileSource",
     "LayeredBuild",
@@ -28,4 +38,5 @@ __all__ = [
     "SocketSource",
     "SparseDiffSource",
     "ZeroSource",
+    "compress_file",
 ]
