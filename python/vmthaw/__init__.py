@@ -40,11 +40,13 @@ if TYPE_CHECKING:
         SessionEvent,
     )
     from vmthaw.source import (
+        CachedSource,
         CompressedSource,
         ExtentKind,
         FileSource,
         LayeredHeader,
         LayeredSource,
+        ObjectStoreSource,
         PageExporter,
         PageSource,
         PythonSource,
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Buses": "vmthaw.devices",
     "CompressedSource": "vmthaw.source",
+    "CachedSource": "vmthaw.source",
     "DaxMapper": "vmthaw.dax",
     "DaxPolicy": "vmthaw.dax",
     "DaxSession": "vmthaw.dax",
@@ -111,6 +114,7 @@ _HOMES = {
     "MemoryFs": "vmthaw.filesystem",
     "MemoryLayout": "vmthaw.pager",
     "PageExporter": "vmthaw.source",
+    "ObjectStoreSource": "vmthaw.source",
     "PageServer": "vmthaw.server",
     "PageSource": "vmthaw.source",
     "Pager": "vmthaw.pager",
@@ -154,6 +158,7 @@ _HOMES = {
 
 __all__ = [
     "Buses",
+    "CachedSource",
     "CompressedSource",
     "DaxMapper",
     "DaxPolicy",
@@ -192,6 +197,7 @@ __all__ = [
     "Machine",
     "MemoryFs",
     "MemoryLayout",
+    "ObjectStoreSource",
     "PageExporter",
     "PageServer",
     "PageSource",

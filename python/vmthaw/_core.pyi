@@ -347,6 +347,22 @@ class RequestQueue:
     @property
     def closed(self) -> bool: ...
 
+class CachedSource(PageSource):
+    def __init__(
+        self,
+        source: PageSource,
+        *,
+        chunk: int = 1048576,
+        memory: int = 268435456,
+        disk: str | os.PathLike[str] | None = None,
+        disk_size: int = 10737418240,
+        identity: str = "",
+    ) -> None: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def cache_stats(self) -> dict[str, int]: ...
+
 class PythonSource(PageSource):
     def __init__(
         self,

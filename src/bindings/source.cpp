@@ -247,6 +247,7 @@ void register_source(py::module_& module) {
     register_layered_header(module);
     register_layered_source(module);
     register_compressed_source(module);
+    register_cached_source(module);
 }
 
 }  // namespace vmthaw::bindings

@@ -13,5 +13,6 @@ void register_layered_source(py::module_& module);
 void register_python_source(py::module_& module);
 void register_socket_source(py::module_& module);
 void register_compressed_source(py::module_& module);
+void register_cached_source(py::module_& module);
 
 }  // namespace vmthaw::bindings

@@ -8,6 +8,7 @@ pages. `SocketSource` asks a page server on this host or another; `PageExporter`
 from __future__ import annotations
 
 from vmthaw._core import (
+    CachedSource,
     CompressedSource,
     ExtentKind,
     FileSource,
@@ -19,10 +20,12 @@ from vmthaw._core import (
 )
 from vmthaw.source._layered_header import Codec, LayeredBuild, LayeredFrame, LayeredHeader, LayeredMapping
 from vmthaw.source._layered_source import LayeredSource
+from vmthaw.source._object_store import ObjectStoreSource, ObjectStoreStats
 from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
 
 __all__ = [
+    "CachedSource",
     "Codec",
     "CompressedSource",
     "ExtentKind",
@@ -32,6 +35,8 @@ __all__ = [
     "LayeredHeader",
     "LayeredMapping",
     "LayeredSource",
+    "ObjectStoreSource",
+    "ObjectStoreStats",
     "PageExporter",
     "PageSource",
     "PythonSource",

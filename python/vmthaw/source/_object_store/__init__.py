@@ -1,0 +1,8 @@
+"""Memory files in object stores: S3, GCS, Azure and plain HTTP, by ranges."""
+
+from __future__ import annotations
+
+from vmthaw.source._object_store._object_store_source import ObjectStoreSource
+from vmthaw.source._object_store._range_reader import ObjectStoreStats
+
+__all__ = ["ObjectStoreSource", "ObjectStoreStats"]

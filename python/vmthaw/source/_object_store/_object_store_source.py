@@ -1,0 +1,146 @@
+"""`ObjectStoreSource`: a memory file in an object store."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from vmthaw import _core
+from vmthaw._extras import need
+from vmthaw.errors import SourceOpenError, VmthawValueError
+from vmthaw.source._object_store._range_reader import ObjectStoreStats, RangeReader, first_line
+from vmthaw.source._python_source import PythonSource
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["ObjectStoreSource"]
+
+_MIB = 1 << 20
+_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
+
+
+class ObjectStoreSource(_core.CachedSource):
+    """A memory file in S3, GCS, Azure or behind HTTP: ``s3://bucket/key``, ``gs://...``, ``az://...``, ``https://...``.
+
+    Needs the extra ``[s3]`` (obstore). Credentials, regions and endpoints come from the environment, as the stores' own
+    tools read them (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``,
+    ``AZURE_STORAGE_ACCOUNT_NAME``...), or from `config`, in obstore's words.
+
+    It is read in aligned ranges of `chunk` bytes, up to `concurrency` at once, each fetched once and kept in `memory`
+    bytes, and below `disk` as far as `disk_size` goes (by URL and version of the object, so another restore finds it).
+    When an answer is later than 19 of 20 were lately, the range is asked for a second time and the first answer counts
+    (`hedge`). What may pass (500, 503, ended connections, answers that are no answer to what was asked) is tried
+    `attempts` times in all, with pauses that grow and are random. An object that is replaced while it is in use is
+    noticed by its ETag: reads fail with ESTALE then, so that no guest sees a mixture. A read that is not answered
+    within `timeout` seconds is ETIMEDOUT.
+
+    `extents` (rows of offset, size, kind) tell data from zeros, which are never fetched; without it all is data.
+
+    Raises SourceOpenError when the object cannot be found or reached, MissingExtraError, VmthawValueError. Reads raise
+    what `PageSource.read` does; the reason is logged by ``vmthaw.source``. The GIL is taken on a thread of the source's
+    alone, where the requests are made. In a forked child the source is inert.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        chunk: int = _MIB,
+        memory: int = 256 * _MIB,
+        disk: str | os.PathLike[str] | None = None,
+        disk_size: int = 10 * 1024 * _MIB,
+        concurrency: int = 32,
+        attempts: int = 5,
+        hedge: bool = True,
+        timeout: float = 30.0,
+        extents: Iterable[Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        if attempts < 1:
+            raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
+        store, path = _store_of(url, timeout, config)
+        size, etag = _look(store, path, url)
+        self._reader = RangeReader(store, path, url, size=size, etag=etag, attempts=attempts, hedge=hedge)
+        self._ranges = PythonSource(
+            self._reader, size, extents, concurrency, url, timeout=timeout, max_queued=max(64, 2 * concurrency)
+        )
+        try:
+            super().__init__(
+                self._ranges,
+                chunk=chunk,
+                memory=memory,
+                disk=disk,
+                disk_size=disk_size,
+                identity=f"{url} {etag} {size} {chunk}",
+            )
+        except BaseException:
+            self._ranges.close()
+            raise
+        self.url = url
+
+    @property
+    def stats(self) -> ObjectStoreStats:
+        """What the store was asked for so far; `cache_stats` has what the caches answered."""
+        return self._reader.stats
+
+    def close(self) -> None:
+        """Ends waiting reads and requests, then waits up to 2 s for the source's threads. Idempotent."""
+        super().close()
+        self._ranges.close()
+
+
+def _store_of(url: str, timeout: float, config: Mapping[str, Any] | None) -> tuple[ObjectStore, str]:
+    parts = urlsplit(url)
+    path = unquote(parts.path).lstrip("/")
+    if parts.scheme not in _SCHEMES or not parts.netloc or not path:
+        raise VmthawValueError(f"{url!r} names no object: give SCHEME://BUCKET/KEY with one of {', '.join(_SCHEMES)}")
+    if parts.query or parts.fragment:
+        raise VmthawValueError(f"{url!r} has a query or a fragment, which are no part of an object's name")
+    root = f"{parts.scheme}://{parts.netloc}"
+    stores = need("obstore.store", "s3")
+    client: dict[str, Any] = {
+        "timeout": f"{timeout * 1000:.0f}ms",
+        "connect_timeout": f"{min(timeout, 5.0) * 1000:.0f}ms",
+    }
+    if parts.scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:"):
+        client["allow_http"] = True
+    options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": 0}}
+    if config is not None:
+        options["config"] = dict(config)
+    try:
+        return stores.from_url(root, **options), path
+    except Exception as error:
+        raise _open_error(url, errno.EINVAL, first_line(error)) from error
+
+
+def _look(store: ObjectStore, path: str, url: str) -> tuple[int, str | None]:
+    """Size in bytes and ETag."""
+    import obstore
+
+    try:
+        found = obstore.head(store, path)
+    except FileNotFoundError as error:
+        raise _open_error(url, errno.ENOENT, "there is no such object: check bucket and key") from error
+    except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as error:
+        raise _open_error(
+            url, errno.EACCES, f"the store refuses: check the credentials: {first_line(error)}"
+        ) from error
+    except Exception as error:
+        raise _open_error(url, errno.EREMOTEIO, f"the store cannot be asked: {first_line(error)}") from error
+    if found["size"] == 0:
+        raise _open_error(url, 0, "the object is empty: it holds no memory")
+    return found["size"], found["e_tag"]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms"
+
+
+def _open_error(url: str, number: int, why: str) -> SourceOpenError:
+    error = SourceOpenError(f"cannot open page source {url}: {why}")
+    error.path, error.errno = url, number
+    return error
