@@ -103,7 +103,7 @@ def test_a_server_that_behaves_is_read_byte_for_byte(serve: Callable[..., Socket
     assert source.read(0, PAGES * PAGE) == CONTENT
     assert source.read(PAGE - 3, 10) == CONTENT[PAGE - 3 : PAGE + 7]
     assert source.stats == {"pages": PAGES + 2, "repeated": 0, "connections": 1, "lost": 0}
-    assert [tuple(row) for row in source.extents()] == [(0, PAGES * PAGE, 0)]
+    assert source.extents().tolist() == [(0, PAGES * PAGE, 0)]
     assert source.description == source.address
     with pytest.raises(SourceRangeError):
         source.read(PAGES * PAGE, 1)
@@ -211,7 +211,12 @@ def test_options_that_cannot_be_right_are_refused(options: dict[str, Any]) -> No
 def test_an_exporter_serves_a_source_to_another(
     where: str, memory: FileSource, tmp_socket: Path, eventually: Callable[..., object]
 ) -> None:
-    address = {"path": tmp_socket, "abstract": f"unix:@vmthaw-{os.getpid()}", "tcp": "tcp:127.0.0.1:0"}[where]
+    places: dict[str, str | Path] = {
+        "path": tmp_socket,
+        "abstract": f"unix:@vmthaw-{os.getpid()}",
+        "tcp": "tcp:127.0.0.1:0",
+    }
+    address = places[where]
     with PageExporter(memory, address) as exporter:
         assert "listening" in repr(exporter)
         with SocketSource(exporter.address, PAGES * PAGE) as source:
