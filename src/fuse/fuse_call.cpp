@@ -25,6 +25,12 @@ FuseAttr FuseCall::wire(std::uint64_t node, const FuseAttr& attr, std::string_vi
 }
 
 FuseEntryOut FuseCall::wire(const NodeEntry& entry, std::string_view name) const noexcept {
+    FuseEntryOut out_entry = wire_unasked(entry);
+    out_entry.attr = wire(entry.node, entry.attr, name);
+    return out_entry;
+}
+
+FuseEntryOut FuseCall::wire_unasked(const NodeEntry& entry) const noexcept {
     const std::uint64_t entry_ttl_ns = chosen_ttl_ns(entry.entry_ttl_ns, session.entry_ttl_ns);
     const std::uint64_t attr_ttl_ns = chosen_ttl_ns(entry.attr_ttl_ns, session.attr_ttl_ns);
     FuseEntryOut out_entry;
@@ -34,7 +40,8 @@ FuseEntryOut FuseCall::wire(const NodeEntry& entry, std::string_view name) const
     out_entry.entry_valid_nsec = static_cast<std::uint32_t>(entry_ttl_ns % kSecond_ns);
     out_entry.attr_valid = attr_ttl_ns / kSecond_ns;
     out_entry.attr_valid_nsec = static_cast<std::uint32_t>(attr_ttl_ns % kSecond_ns);
-    out_entry.attr = wire(entry.node, entry.attr, name);
+    out_entry.attr = entry.attr;
+    out_entry.attr.flags &= ~kFuseAttrDax;
     return out_entry;
 }
 

@@ -32,6 +32,8 @@ struct FuseCall {
     }
     [[nodiscard]] FuseAttr wire(std::uint64_t node, const FuseAttr& attr, std::string_view name) const noexcept;
     [[nodiscard]] FuseEntryOut wire(const NodeEntry& entry, std::string_view name) const noexcept;
+    // The same, without the question whether it uses DAX.
+    [[nodiscard]] FuseEntryOut wire_unasked(const NodeEntry& entry) const noexcept;
     [[nodiscard]] FuseAttrOut wire(std::uint64_t node, const NodeAttributes& attributes) const noexcept;
     void forget(std::uint64_t forgotten, std::uint64_t lookups) const noexcept {
         file_system.forget(forgotten, lookups);

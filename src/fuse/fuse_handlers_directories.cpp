@@ -1,6 +1,7 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 #include "filesystem/directory_writer.hpp"
@@ -21,7 +22,7 @@ public:
     }
     [[nodiscard]] bool add_entry(std::string_view name, const NodeEntry& entry,
                                  std::uint64_t next_offset) noexcept override {
-        return packer_.add_plus(name, call_.wire(entry, name),
+        return packer_.add_plus(name, call_.wire_unasked(entry),
                                 {entry.attr.ino, next_offset, 0, (entry.attr.mode & S_IFMT) >> 12U});
     }
     [[nodiscard]] std::size_t used_bytes() const noexcept { return packer_.used_bytes(); }
@@ -31,16 +32,35 @@ private:
     DirentPacker packer_;
 };
 
+// Whether a file uses DAX may be Python's to say, and a file system lists its names under a lock: asked afterwards.
+void ask_about_dax(const FuseCall& call, std::span<std::byte> listed) noexcept {
+    FuseDirentPlus head;
+    for (std::size_t at = 0; at + sizeof head <= listed.size();) {
+        std::memcpy(&head, listed.data() + at, sizeof head);
+        const std::string_view name(reinterpret_cast<const char*>(listed.data() + at + sizeof head),
+                                    head.dirent.namelen);
+        if (head.entry_out.nodeid != 0) {
+            head.entry_out.attr = call.wire(head.entry_out.nodeid, head.entry_out.attr, name);
+            std::memcpy(listed.data() + at, &head, sizeof head);
+        }
+        at += (sizeof head + head.dirent.namelen + 7) / 8 * 8;
+    }
+}
+
 int do_readdir(FuseCall& call, bool plus) noexcept {
     const auto request = call.in.take<FuseReadIn>("read");
     if (call.in.error() != 0) {
         return call.in.error();
     }
-    WireDirectory directory(call, call.out.next(request.size));
+    const std::span<std::byte> space = call.out.next(request.size);
+    WireDirectory directory(call, space);
     const int error = call.file_system.readdir(call.caller(), call.node(), request.fh, request.offset, plus, directory);
     // An error behind entries would lose them, and the look-ups that they count: it comes with the next call.
     if (error != 0 && directory.used_bytes() == 0) {
         return error;
+    }
+    if (plus) {
+        ask_about_dax(call, space.first(directory.used_bytes()));
     }
     call.out.advance(directory.used_bytes());
     return 0;

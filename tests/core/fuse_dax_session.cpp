@@ -3,8 +3,10 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <span>
 #include <string>
@@ -120,6 +122,45 @@ TEST_F(FuseDaxSession, ThePolicyIsAskedOnceForEachOpenByTheNameThatTheClientFoun
         EXPECT_EQ(policy->asked, expected);
     }
     EXPECT_THROW(DaxSessionTarget(nullptr), ArgumentError);
+}
+
+// As one in Python would, which takes the GIL that another thread holds while it waits for the file system.
+class WaitingPolicy final : public DaxPolicy {
+public:
+    explicit WaitingPolicy(const MemoryFs& served) : served_(served) {}
+    bool uses_dax(const DaxFile& file) noexcept override {
+        asked.push_back(file.name);
+        others_.push_back(std::async(std::launch::async, [this] { return served_.held_nodes(); }));
+        has_waited_in_vain |= others_.back().wait_for(std::chrono::seconds(10)) != std::future_status::ready;
+        return file.name == "b";
+    }
+    std::vector<std::string> asked;
+    bool has_waited_in_vain = false;
+
+private:
+    const MemoryFs& served_;
+    std::vector<std::future<std::uint64_t>> others_;
+};
+
+TEST_F(FuseDaxSession, NoLockIsHeldWhileThePolicyIsAskedAboutAListing) {
+    begin({});
+    for (const char* const name : {"a", "b", "c"}) {
+        guest->create(1, name);
+    }
+    const auto policy = std::make_shared<WaitingPolicy>(*fs);
+    begin(std::make_shared<DaxDecisions>(policy));
+    const std::uint64_t handle = guest->ask(FuseOpcode::opendir, 1, FuseOpenIn{}).as<FuseOpenOut>().fh;
+    const Answer answer = guest->ask(FuseOpcode::readdirplus, 1, FuseReadIn{handle, 0, 4096, 0, 0, 0, 0});
+    EXPECT_FALSE(policy->has_waited_in_vain);
+    EXPECT_EQ(policy->asked, (std::vector<std::string>{"a", "b", "c"}));
+    std::vector<ListedName> names;
+    FuseClient::read_entries(answer, true, names);
+    ASSERT_EQ(names.size(), 5U);
+    std::size_t at = 0;
+    for (const ListedName& listed : names) {
+        EXPECT_EQ(is_mapped_by(answer.as<FuseEntryOut>(at).attr), listed.name == "b") << listed.name;
+        at += (sizeof(FuseDirentPlus) + listed.name.size() + 7) / 8 * 8;
+    }
 }
 
 }  // namespace
