@@ -27,8 +27,9 @@ struct MemoryFsConfig {
 
 // A file system in this process's memory, POSIX in what the client's kernel leaves to a server: it checks permissions
 // itself (mount option default_permissions). Files survive a client's end, and go with the object. Any number of
-// threads; one lock. A DAX mapping moves its file into a memfd, and what the guest writes there counts from the file's
-// next change on.
+// threads; one lock. A DAX mapping moves its file into a memfd. One for writing takes its part of the file from the
+// capacity at once (ENOSPC); holes that a guest reads, and what it gets by later growth, count from the file's next
+// change on.
 class MemoryFs final : public FileSystem {
 public:
     // Throws ArgumentError.

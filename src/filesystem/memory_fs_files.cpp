@@ -233,6 +233,16 @@ int MemoryFs::dax_map(std::uint64_t node, std::uint64_t handle, std::uint64_t of
             error != 0) {
             return error;
         }
+        if (const std::uint64_t size = found->data.size(); (prot & kDaxWrite) != 0 && offset_bytes < size) {
+            // What the guest writes there is not seen: it is taken, and counted, now.
+            const std::uint64_t length = std::min(length_bytes, size - offset_bytes);
+            const std::uint64_t free = free_bytes();
+            if (const int error =
+                    change_data(*found, [&](MemoryData& data) { return data.allocate(offset_bytes, length, free); });
+                error != 0) {
+                return error;
+            }
+        }
         leases_.emplace(next_lease_, node);
         lease = {fd, offset_bytes, length_bytes, next_lease_++};
         ++found->holders;

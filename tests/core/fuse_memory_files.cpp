@@ -210,6 +210,34 @@ TEST_F(MemoryFsAttributes, LeaseOnlyWhatIsARegularFileOfTheClients) {
     EXPECT_EQ(fs->leases(), 0U);
 }
 
+TEST_F(MemoryFsAttributes, CountWhatAGuestMayWriteOnceItIsMapped) {
+    constexpr std::uint64_t mapped = 2U << 20U;
+    const auto [node, handle] = client.create(root, "sparse");
+    FuseSetattrIn change;
+    change.valid = kFattrSize;
+    change.size = 128U << 20U;
+    ASSERT_EQ(client.ask(FuseOpcode::setattr, node, change).error, 0);
+    const auto map = [&](std::uint64_t offset, std::uint64_t length, std::uint32_t prot) {
+        Lease lease;
+        const int error = fs->dax_map(node, kFuseNoHandle, offset, length, prot, lease);
+        EXPECT_TRUE(error != 0 || fs->dax_unmap(lease) == 0);
+        return error;
+    };
+    EXPECT_EQ(map(0, mapped, kDaxRead), 0);
+    EXPECT_EQ(fs->used_bytes(), 0U);
+    for (int turn = 0; turn < 2; ++turn) {
+        EXPECT_EQ(map(mapped, mapped, kDaxRead | kDaxWrite), 0);
+        EXPECT_EQ(fs->used_bytes(), mapped) << "taken once";
+    }
+    EXPECT_EQ(map(0, 128U << 20U, kDaxRead | kDaxWrite), ENOSPC) << "the capacity is 64 MiB";
+    EXPECT_EQ(fs->used_bytes(), mapped);
+    EXPECT_EQ(map((128U << 20U) - 4096, mapped, kDaxRead | kDaxWrite), 0);
+    EXPECT_EQ(fs->used_bytes(), mapped + 4096) << "what lies behind the end is nothing";
+    EXPECT_EQ(map(256U << 20U, mapped, kDaxRead | kDaxWrite), 0);
+    EXPECT_EQ(fs->used_bytes(), mapped + 4096);
+    EXPECT_EQ(client.release(node, handle), 0);
+}
+
 TEST_F(MemoryFsAttributes, DropSetIdBitsWhereChownAndTheClientSaySo) {
     const auto [node, handle] = client.create(root, "program", 06755);
     FuseSetattrIn change;
