@@ -8,6 +8,7 @@ from vmthaw._version import __version__
 from vmthaw.cli._demo import demo
 from vmthaw.cli._doctor import doctor
 from vmthaw.cli._errors import EXIT_CODES, Commands, debug_option
+from vmthaw.cli._export import export
 from vmthaw.cli._mount import mount
 from vmthaw.cli._record import record
 from vmthaw.cli._report import report
@@ -23,7 +24,7 @@ def cli() -> None:
     """Thaw microVMs: give restored VMs their memory page by page, through userfaultfd."""
 
 
-for _command in (serve, record, report, mount, doctor, demo):
+for _command in (serve, record, report, mount, export, doctor, demo):
     cli.add_command(_command)
 
 
