@@ -1294,6 +1294,10 @@ class MachineCore:
     @property
     def dirty_tracking(self) -> str: ...
 
+def capture_state(
+    machine: MachineCore, hold: MachineHold | None, workload: tuple[int, int, Sequence[tuple[int, int, int, int]]]
+) -> bytes: ...
+
 class SnapshotWriter:
     def __init__(
         self,

@@ -102,6 +102,13 @@ class LazyMemory:
         """The `PageServer` of this process, or None."""
         return self._server
 
+    def pull(self, timeout: float) -> None:
+        """Fills what is missing; nobody is asked any more. Raises PageFailedError. There must be a server."""
+        server = self._server
+        if server is not None:
+            server.stop("drain", timeout=timeout)
+            server.wait(timeout)
+
     def close(self) -> None:
         """Lets go without filling what is missing: nobody will touch it any more."""
         server, self._server = self._server, None

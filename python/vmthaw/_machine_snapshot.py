@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from vmthaw import _core
-from vmthaw._core import ExitProfile, GuestMemory
+from vmthaw._core import ExitProfile, GuestMemory, PageSource
 from vmthaw._lazy_memory import LazyMemory
 from vmthaw._machine_run import MachineRun
 from vmthaw._snapshot_chain import SnapshotChain, snapshot_error
@@ -18,7 +18,7 @@ from vmthaw.errors import StateError, VmthawValueError
 from vmthaw.machine_values import Workload
 
 if TYPE_CHECKING:
-    from vmthaw.source import PageSource
+    from vmthaw.source import PythonSource
 
 Lazy = bool | Literal["mapping"] | str | os.PathLike[str]
 
@@ -96,6 +96,48 @@ class MachineSnapshot(MachineRun):
         self._pause_ns = pause_ns
         return folder
 
+    def capture_state(self) -> bytes:
+        """What `snapshot` writes into state.bin, and no memory: for a migration that brings the memory afterwards.
+
+        The guest must stand still and stay so (`freeze` one that runs, StateError): whoever goes on from the state
+        needs the memory as it is now, as `open_memory` gives it. Raises OSError.
+        """
+        hold = self._frozen_hold()
+        if hold is None and self.running:
+            raise StateError("the guest runs; freeze it first, and leave it frozen: it goes on elsewhere")
+        return _core.capture_state(self._core_or_raise(), hold, self._workload.as_tuple())
+
+    def open_memory(self, *, threads: int = 2) -> PythonSource:
+        """The guest's memory as a source, with the offsets of a memory file, for a `PageExporter`.
+
+        Of a guest that stands still. Close it before the machine. Pages that are missing here are fetched.
+        """
+        from vmthaw.source import PythonSource
+
+        memory = self._memory
+        regions = [(offset, guest, size) for _, guest, size, offset in memory.regions]
+
+        def read(offset: int, size: int) -> bytes:
+            parts = [
+                memory.read(guest + max(offset - begin, 0), min(begin + length, offset + size) - max(begin, offset))
+                for begin, guest, length in regions
+                if begin < offset + size and offset < begin + length
+            ]
+            return b"".join(parts)
+
+        return PythonSource(read, memory.size, threads=threads, name="guest memory")
+
+    def pull_memory(self, *, timeout: float = 60.0) -> None:
+        """Has all pages that are still missing of a lazily restored guest fetched: it needs its source no longer.
+
+        The guest may run meanwhile. Only where this process serves it (``lazy=True`` or a source), else StateError.
+        What cannot be had in `timeout` seconds is poisoned; then PageFailedError.
+        """
+        self._core_or_raise()
+        if self._lazy is None or self._lazy.server is None:
+            raise StateError("this process does not serve the machine's memory: nothing can be pulled")
+        self._lazy.pull(timeout)
+
     @contextlib.contextmanager
     def _standing_still(self, timeout: float) -> Iterator[_core.MachineHold | None]:
         """The hold of a run that is frozen meanwhile; None when nothing runs."""
@@ -145,7 +187,7 @@ class MachineSnapshot(MachineRun):
         cls,
         directory: str | os.PathLike[str],
         *,
-        lazy: Lazy = True,
+        lazy: Lazy | PageSource = True,
         check_memory: bool = False,
         timeout: float = 60.0,
         track_dirty: bool = False,
@@ -158,7 +200,8 @@ class MachineSnapshot(MachineRun):
 
         `lazy`: False reads the memory files; ``"mapping"`` maps memory.bin privately and reads diffs over it; True
         serves pages from a `PageServer` of this process; a path hands the memory's userfaultfd to the page server that
-        listens there (of `memory_source`), as Firecracker does, and opens no memory file. `check_memory` (with
+        listens there (of `memory_source`), as Firecracker does, and opens no memory file; a `PageSource` is served as
+        with True, and must outlive the machine or `pull_memory`. `check_memory` (with
         ``lazy=False``) compares each file with its fingerprint in the state.
 
         `track_dirty` makes the first snapshot of this machine possible as a diff over this one. `base` is where a
@@ -186,6 +229,8 @@ class MachineSnapshot(MachineRun):
             elif lazy is True:
                 source = chain.open_source()
                 machine._lazy = LazyMemory.serve_here(memory, source, label=os.fspath(chain.folder))
+            elif isinstance(lazy, PageSource):
+                machine._lazy = LazyMemory.serve_here(memory, lazy, label=lazy.description)
             else:
                 machine._lazy = LazyMemory.hand_over(memory, lazy, timeout)
             machine._core_or_raise().restore(state)

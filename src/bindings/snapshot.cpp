@@ -40,6 +40,26 @@ void write_snapshot(const WriterHandle& self, const HoldObject* hold, double tim
     });
 }
 
+// What commit() would write into state.bin, of a memory that is kept elsewhere: its content is not looked at.
+py::bytes capture_state(const std::shared_ptr<Machine>& machine, const HoldObject* hold,
+                        const WorkloadTuple& workload) {
+    if (hold != nullptr) {
+        hold->check(*machine);
+    }
+    const std::shared_ptr<const Machine::Hold> given = hold != nullptr ? hold->hold : nullptr;
+    const payload::Workload fixed = workload_from(workload);
+    EncodedState encoded;
+    {
+        const py::gil_scoped_release release;
+        const auto held = given != nullptr ? given : std::make_shared<const Machine::Hold>(*machine);
+        MachineState state = machine->capture(*held);
+        state.identity = new_snapshot_identity();
+        state.workload = fixed;
+        encoded = encode_state(state);
+    }
+    return {reinterpret_cast<const char*>(encoded.bytes.data()), encoded.bytes.size()};
+}
+
 void read_memory(const MemoryHandle& memory, const std::string& path, double timeout) {
     call_cancellably("reading the memory file", timeout, [memory, path](const std::atomic<bool>& cancelled) {
         read_memory_file(*memory, path, cancelled);
@@ -132,6 +152,9 @@ void register_snapshot(py::module_& module) {
             py::arg("timeout"))
         .def("abandon", &SnapshotWriter::abandon, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("pages", &SnapshotWriter::pages, "Pages of the memory file, once it is written.");
+    module.def("capture_state", &capture_state, py::arg("machine"), py::arg("hold"), py::arg("workload"),
+               "The bytes of a state.bin without a look at the memory. `hold` as for SnapshotWriter.write. The GIL is "
+               "released. Raises StateError, OSError.");
     module.def(
         "read_memory_file", &read_memory, py::arg("memory"), py::arg("path"), py::arg("timeout"),
         "Reads a memory file of exactly the memory's size into it. Raises OSError, SnapshotError, TimeoutError.");

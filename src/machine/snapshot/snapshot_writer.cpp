@@ -14,16 +14,6 @@
 namespace vmthaw {
 namespace {
 
-SnapshotIdentity new_identity() {
-    SnapshotIdentity identity;
-    // The system call itself: the C library of the oldest systems has no function for it.
-    if (::syscall(SYS_getrandom, identity.id.data(), identity.id.size(), 0) != static_cast<long>(identity.id.size())) {
-        const int saved = errno;
-        throw SystemError(saved, "getrandom");
-    }
-    return identity;
-}
-
 std::string absolute(const std::string& directory) {
     std::error_code error;
     const std::filesystem::path path = std::filesystem::canonical(directory, error);
@@ -48,6 +38,16 @@ SnapshotBase base_of_diff(const Machine& machine) {
 
 }  // namespace
 
+SnapshotIdentity new_snapshot_identity() {
+    SnapshotIdentity identity;
+    // The system call itself: the C library of the oldest systems has no function for it.
+    if (::syscall(SYS_getrandom, identity.id.data(), identity.id.size(), 0) != static_cast<long>(identity.id.size())) {
+        const int saved = errno;
+        throw SystemError(saved, "getrandom");
+    }
+    return identity;
+}
+
 SnapshotWriter::SnapshotWriter(std::shared_ptr<Machine> machine, std::string directory,
                                const payload::Workload& workload, bool diff)
     : machine_(std::move(machine)), directory_(std::move(directory)) {
@@ -59,7 +59,7 @@ SnapshotWriter::SnapshotWriter(std::shared_ptr<Machine> machine, std::string dir
         }
         folder_ = lock_snapshot_directory(directory_);
         absolute_directory_ = absolute(directory_);
-        state_.identity = new_identity();
+        state_.identity = new_snapshot_identity();
         state_.workload = workload;
         memory_file_ = std::make_unique<SnapshotFile>(directory_ + "/" + (diff ? kDiffFileName : kMemoryFileName));
         state_file_ = std::make_unique<SnapshotFile>(directory_ + "/" + kStateFileName);

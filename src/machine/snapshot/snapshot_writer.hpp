@@ -15,6 +15,9 @@
 
 namespace vmthaw {
 
+// Of a snapshot that is being made: random. Throws SystemError.
+[[nodiscard]] SnapshotIdentity new_snapshot_identity();
+
 // Saves one snapshot: write() while the guest stands still, commit() when it may run again. Both files are written
 // under other names, synced and renamed, the state last, so that a crash at any moment leaves a whole snapshot or none.
 // The directory must hold none yet (SystemError, EEXIST). A step that throws, or the end of the object, gives
