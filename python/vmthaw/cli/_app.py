@@ -13,6 +13,7 @@ from vmthaw.cli._mount import mount
 from vmthaw.cli._record import record
 from vmthaw.cli._report import report
 from vmthaw.cli._serve import serve
+from vmthaw.cli._snapshot import snapshot
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -24,7 +25,7 @@ def cli() -> None:
     """Thaw microVMs: give restored VMs their memory page by page, through userfaultfd."""
 
 
-for _command in (serve, record, report, mount, export, doctor, demo):
+for _command in (serve, snapshot, record, report, mount, export, doctor, demo):
     cli.add_command(_command)
 
 

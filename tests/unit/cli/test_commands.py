@@ -38,7 +38,9 @@ def test_version_is_the_packages() -> None:
     assert result.stdout == f"vmthaw {vmthaw.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("record",), ("report",), ("doctor",), ("demo",)])
+@pytest.mark.parametrize(
+    "command", [(), ("serve",), ("record",), ("report",), ("doctor",), ("demo",), ("snapshot",), ("snapshot", "merge")]
+)
 def test_every_command_has_help_with_its_exit_codes(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0

@@ -28,6 +28,17 @@ def options_of(command: click.Command) -> dict[str, click.Parameter]:
     return {name: parameter for parameter in command.params for name in parameter.opts}
 
 
+def all_commands() -> dict[str, click.Command]:
+    """Those in groups, too, by both their names."""
+    found: dict[str, click.Command] = {}
+    for name, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": below for inner, below in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
 def test_each_command_is_shown() -> None:
     assert {line.split()[0] for line in lines_that_run_it()} == set(cli.commands)
 
@@ -39,7 +50,7 @@ def test_each_line_is_understood(line: str) -> None:
 
 
 def test_each_option_is_one_of_a_command() -> None:
-    known = {name for command in cli.commands.values() for name in [*options_of(command), "--help"]}
+    known = {name for command in all_commands().values() for name in [*options_of(command), "--help"]}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section()))
     assert len(named) > 10
     assert named <= known
@@ -48,7 +59,7 @@ def test_each_option_is_one_of_a_command() -> None:
 def test_the_options_of_all_commands_are_those_that_it_says() -> None:
     said = re.search(r"All but `(\w+)` take `--json`", section())
     assert said is not None
-    assert [name for name, command in cli.commands.items() if "--json" not in options_of(command)] == [said[1]]
+    assert [name for name, command in all_commands().items() if "--json" not in options_of(command)] == [said[1]]
     assert all("--debug" in options_of(command) for command in cli.commands.values())
 
 

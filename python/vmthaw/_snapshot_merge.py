@@ -1,0 +1,124 @@
+"""One memory file out of a base and the diffs over it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vmthaw.source import ExtentKind, FileSource, SparseDiffSource
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PAGE = 4096
+_PIECE_PAGES = 2048
+# What copy_file_range(2) answers where it cannot do it: other file systems, old kernels, special files.
+_CANNOT = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of it, in bytes: the memory's size, and how much of it is data in the new file."""
+
+    size: int
+    data: int
+
+
+def merge(
+    base: str | os.PathLike[str],
+    diffs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Merged:
+    """Writes the memory that `base` and `diffs` (the oldest first) are together to `out`.
+
+    Each page comes from the newest file that has it; holes of a diff are what is below, zeros are not written. Data is
+    copied by copy_file_range(2), which shares it on file systems that can. `out` appears whole or not at all, and may
+    be one of the files. `progress` is called with the bytes of the memory that are done. Raises SourceOpenError (a
+    file that is missing, or of another size) and OSError.
+    """
+    paths = [Path(path) for path in (base, *diffs)]
+    with SparseDiffSource(FileSource(paths[0]), paths[1:]) as checked:
+        size = checked.size
+    owners = _owners(paths, size)
+    target = Path(out)
+    mode = stat.S_IMODE(paths[0].stat().st_mode)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    inputs: list[int] = []
+    try:
+        try:
+            inputs = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
+            os.ftruncate(descriptor, size)
+            data = 0
+            for begin, end, layer in _runs(owners, size):
+                if layer >= 0:
+                    data += _copy(inputs[layer], descriptor, begin, end)
+                progress(end)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            for number in (descriptor, *inputs):
+                os.close(number)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Merged(size, data)
+
+
+def _owners(paths: Sequence[Path], size: int) -> NDArray[np.int16]:
+    """The layer that has each page; -1 where no file has data."""
+    owners = np.full((size + PAGE - 1) // PAGE, -1, np.int16)
+    for layer, path in enumerate(paths):
+        with FileSource(path) as source:
+            for offset, length, kind in source.extents().tolist():
+                if kind == ExtentKind.data:
+                    owners[offset // PAGE : (offset + length + PAGE - 1) // PAGE] = layer
+    return owners
+
+
+def _runs(owners: NDArray[np.int16], size: int) -> Iterator[tuple[int, int, int]]:
+    """Pieces of one layer, in bytes, at most 8 MiB long."""
+    edges = np.flatnonzero(np.diff(owners)) + 1
+    for begin, end in zip([0, *edges.tolist()], [*edges.tolist(), len(owners)], strict=True):
+        for first in range(begin, end, _PIECE_PAGES):
+            last = min(end, first + _PIECE_PAGES)
+            yield first * PAGE, min(last * PAGE, size), int(owners[first])
+
+
+def _copy(source: int, target: int, begin: int, end: int) -> int:
+    """Copies what is not zero; how many bytes that is. A file that was cut meanwhile is an OSError."""
+    piece = os.pread(source, end - begin, begin)
+    if len(piece) != end - begin:
+        raise OSError(errno.EIO, f"a file ends at {begin + len(piece):#x}: it was cut while it was read")
+    pages = np.frombuffer(piece.ljust(-(-len(piece) // PAGE) * PAGE, b"\0"), np.uint64).reshape(-1, PAGE // 8)
+    has_data = np.concatenate(([False], pages.any(axis=1), [False]))
+    edges = np.flatnonzero(np.diff(has_data))
+    copied = 0
+    for first, last in edges.reshape(-1, 2).tolist():
+        low, high = first * PAGE, min(last * PAGE, len(piece))
+        _share(source, target, begin + low, memoryview(piece)[low:high])
+        copied += high - low
+    return copied
+
+
+def _share(source: int, target: int, offset: int, piece: memoryview) -> None:
+    done = 0
+    while done < len(piece):
+        try:
+            count = os.copy_file_range(source, target, len(piece) - done, offset + done, offset + done)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            count = 0
+        if count == 0:
+            count = os.pwrite(target, piece[done:], offset + done)
+        done += count
