@@ -313,12 +313,7 @@ class SparseDiffSource(PageSource):
 class ZeroSource(PageSource):
     def __init__(self, size: int) -> None: ...
 
-class CompressedSource(PageSource):
-    def __init__(
-        self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], cache_bytes: int = 67108864
-    ) -> None: ...
-    @property
-    def path(self) -> pathlib.Path: ...
+class ChunkedSource(PageSource):
     @property
     def codec(self) -> str: ...
     @property
@@ -327,6 +322,31 @@ class CompressedSource(PageSource):
     def largest_chunk(self) -> int: ...
     def cache_stats(self) -> dict[str, int]: ...
 
+class CompressedSource(ChunkedSource):
+    def __init__(
+        self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes], cache_bytes: int = 67108864
+    ) -> None: ...
+    @property
+    def path(self) -> pathlib.Path: ...
+
+class PackedSource(ChunkedSource):
+    def __init__(
+        self,
+        directory: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        name: str,
+        codec: str,
+        size: int,
+        chunk: int,
+        rows: bytes,
+        cache_bytes: int = 67108864,
+    ) -> None: ...
+
+class ChunkCompressor:
+    def __init__(self, codec: str, level: int | None = None) -> None: ...
+    def compress(self, data: Buffer) -> bytes: ...
+
+def decompress_chunk(frame: Buffer, codec: str, size: int) -> bytes: ...
+def xxh64(data: Buffer) -> int: ...
 def compress_file(
     source: PageSource,
     path: str | bytes | os.PathLike[str] | os.PathLike[bytes],

@@ -1,16 +1,25 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/error.hpp"
+#include "bindings/buffer_view.hpp"
 #include "bindings/source.hpp"
-#include "bindings/text.hpp"
+#include "source/chunk_compressor.hpp"
 #include "source/compress_file.hpp"
 #include "source/compressed_source.hpp"
+#include "source/packed_source.hpp"
+#include "source/xxh64.hpp"
 
 // GIL and locking: opening, reading and compressing run with the GIL released. `progress` is called on the calling
 // thread, with the GIL and without any lock of the core's; its threads never see Python but through the source they
@@ -27,7 +36,7 @@ ChunkCodec parse_codec(const std::string& text) {
     throw ArgumentError("codec must be \"zstd\" or \"lz4\", not \"" + text + "\"");
 }
 
-py::dict stats_of(const CompressedSource& source) {
+py::dict stats_of(const ChunkedSource& source) {
     ChunkCacheStats stats;
     {
         const py::gil_scoped_release release;
@@ -68,10 +77,108 @@ py::dict compress(PageSource& source, const std::filesystem::path& path, const s
     return answer;
 }
 
+// One row a chunk: 32 bytes of hash (all zero: zeros), the bytes of its frame and its checksum (u32, little-endian).
+std::shared_ptr<PackedSource> open_packed(const std::filesystem::path& directory, const std::string& name,
+                                          const std::string& codec, std::uint64_t size, std::uint64_t chunk,
+                                          const py::bytes& rows, std::uint64_t cache_bytes) {
+    constexpr std::size_t kRowBytes = 40;
+    const auto text = static_cast<std::string_view>(rows);
+    const ChunkCodec parsed = parse_codec(codec);
+    const py::gil_scoped_release release;  // `rows` is the caller's and immutable
+    if (text.size() % kRowBytes != 0) {
+        throw ArgumentError("rows is " + std::to_string(text.size()) + " bytes, not rows of 40");
+    }
+    std::vector<PackedEntry> entries(text.size() / kRowBytes);
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        const std::string_view row = text.substr(i * kRowBytes, kRowBytes);
+        std::memcpy(entries[i].hash.data(), row.data(), 32);
+        std::memcpy(&entries[i].packed_bytes, row.data() + 32, 4);
+        std::memcpy(&entries[i].checksum, row.data() + 36, 4);
+        entries[i].zero = std::all_of(entries[i].hash.begin(), entries[i].hash.end(),
+                                      [](std::byte byte) { return byte == std::byte{0}; });
+    }
+    return std::make_shared<PackedSource>(directory.string(), name, parsed, size, chunk, std::move(entries),
+                                          cache_bytes);
+}
+
+py::bytes compress_one(ChunkCompressor& compressor, const py::buffer& data) {
+    const BufferView view(data);
+    std::span<const std::byte> frame;
+    {
+        const py::gil_scoped_release release;
+        frame = compressor.compress(view.bytes());
+    }
+    return {reinterpret_cast<const char*>(frame.data()), frame.size()};
+}
+
+py::bytes decompress_one(const py::buffer& frame, const std::string& codec, std::uint64_t size) {
+    const ChunkCodec parsed = parse_codec(codec);
+    if (size > kLargestChunk) {
+        throw ArgumentError("size is " + std::to_string(size) + "; a chunk has at most " +
+                            std::to_string(kLargestChunk) + " bytes");
+    }
+    const BufferView view(frame);
+    std::vector<std::byte> bytes(size);
+    const char* why = nullptr;
+    {
+        const py::gil_scoped_release release;
+        why = decompress_chunk(parsed, view.bytes(), bytes);
+    }
+    if (why != nullptr) {
+        throw Error(std::string("the frame is damaged: ") + why, "SourceIoError", {{"errno", std::int64_t{EBADMSG}}});
+    }
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void register_packed_source(py::module_& module) {
+    py::classh<PackedSource, ChunkedSource>(
+        module, "PackedSource", py::release_gil_before_calling_cpp_dtor(),
+        "A memory whose chunks are files named by their hashes. Open it by vmthaw.source.PackedSource.")
+        .def(py::init(&open_packed), py::arg("directory"), py::arg("name"), py::arg("codec"), py::arg("size"),
+             py::arg("chunk"), py::arg("rows"), py::arg("cache_bytes") = ChunkedSource::kDefaultCacheBytes,
+             "`rows` has 40 bytes for each chunk: its hash (zeros: a chunk of zeros), the bytes of its frame and the "
+             "low half of its XXH64, as little-endian u32. Raises SourceOpenError or VmthawValueError. The GIL is "
+             "released.");
+    py::classh<ChunkCompressor>(module, "ChunkCompressor",
+                                "Compresses one chunk after another. For one thread at a time.")
+        .def(py::init([](const std::string& codec, std::optional<int> level) {
+                 const ChunkCodec parsed = parse_codec(codec);
+                 return std::make_unique<ChunkCompressor>(parsed,
+                                                          level.value_or(ChunkCompressor::default_level(parsed)));
+             }),
+             py::arg("codec"), py::arg("level") = py::none(),
+             "`codec` is \"zstd\" or \"lz4\"; `level` None is its default. Raises VmthawValueError.")
+        .def("compress", &compress_one, py::arg("data"), "One frame of the contiguous buffer. The GIL is released.");
+    module.def("decompress_chunk", &decompress_one, py::arg("frame"), py::arg("codec"), py::arg("size"),
+               "The `size` bytes (at most 4 MiB) that one frame holds. Raises SourceIoError (EBADMSG) for any other. "
+               "The GIL is released.");
+    module.def(
+        "xxh64",
+        [](const py::buffer& data) {
+            const BufferView view(data);
+            const py::gil_scoped_release release;
+            return xxh64(view.bytes());
+        },
+        py::arg("data"), "XXH64 with seed 0 of a contiguous buffer. The GIL is released.");
+}
+
 }  // namespace
 
 void register_compressed_source(py::module_& module) {
-    py::classh<CompressedSource, PageSource>(
+    py::classh<ChunkedSource, PageSource>(module, "ChunkedSource", py::release_gil_before_calling_cpp_dtor(),
+                                          "A memory in compressed chunks; see its subclasses.")
+        .def_property_readonly(
+            "codec", [](const ChunkedSource& source) { return name_of(source.index().codec()); },
+            "\"zstd\" or \"lz4\".")
+        .def_property_readonly(
+            "chunks", [](const ChunkedSource& source) { return source.index().count(); }, "The number of chunks.")
+        .def_property_readonly(
+            "largest_chunk", [](const ChunkedSource& source) { return source.index().largest(); },
+            "Bytes of memory in the largest chunk.")
+        .def("cache_stats", &stats_of,
+             "Counters since open, as a dict: `loads` (chunks decompressed), `failures`, `hits`, `joins` (reads that "
+             "waited for a load of somebody else's) and `evictions`. The GIL is released.");
+    py::classh<CompressedSource, ChunkedSource>(
         module, "CompressedSource", py::release_gil_before_calling_cpp_dtor(),
         "A memory in compressed chunks of 4 KiB to 4 MiB: a file in zstd's seekable format, or one of LZ4 frames that "
         "say how long their contents are (what compress_file() writes, and others). A chunk is decompressed on a "
@@ -88,18 +195,8 @@ void register_compressed_source(py::module_& module) {
              "released.")
         .def_property_readonly(
             "path", [](const CompressedSource& source) { return std::filesystem::path(source.path()); },
-            "The path as it was given.")
-        .def_property_readonly(
-            "codec", [](const CompressedSource& source) { return name_of(source.index().codec()); },
-            "\"zstd\" or \"lz4\".")
-        .def_property_readonly(
-            "chunks", [](const CompressedSource& source) { return source.index().count(); }, "The number of chunks.")
-        .def_property_readonly(
-            "largest_chunk", [](const CompressedSource& source) { return source.index().largest(); },
-            "Bytes of memory in the largest chunk.")
-        .def("cache_stats", &stats_of,
-             "Counters since open, as a dict: `loads` (chunks decompressed), `failures`, `hits`, `joins` (reads that "
-             "waited for a load of somebody else's) and `evictions`. The GIL is released.");
+            "The path as it was given.");
+    register_packed_source(module);
     module.def(
         "compress_file", &compress, py::arg("source"), py::arg("path"), py::arg("codec") = "zstd",
         py::arg("chunk") = CompressOptions{}.chunk_bytes, py::arg("level") = py::none(), py::arg("threads") = 0,

@@ -49,6 +49,12 @@ void ChunkIndex::add(const std::string& path, std::uint64_t position, std::uint6
     largest_ = std::max(largest_, bytes);
 }
 
+void ChunkIndex::add_zeros(const std::string& path, std::uint64_t bytes) {
+    add(path, 0, bytes, 1);
+    chunks_.back().packed_bytes = 0;
+    chunks_.back().zero = true;
+}
+
 void ChunkIndex::finish(const std::string& path) {
     if (chunks_.empty()) {
         refuse_index(path, "chunks", "there are none: was the file written to its end?");

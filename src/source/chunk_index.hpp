@@ -37,6 +37,8 @@ public:
     // Appends `bytes` of memory. Throws Error(SourceOpenError) that names "chunks[i]" when no chunk may be like that.
     void add(const std::string& path, std::uint64_t position, std::uint64_t bytes, std::uint64_t packed_bytes,
              std::uint32_t checksum = 0);
+    // Appends zeros, which are nowhere in the file.
+    void add_zeros(const std::string& path, std::uint64_t bytes);
     // Refuses an index without chunks. The last of the file may be of any size, those before it are whole pages.
     void finish(const std::string& path);
     // Finds out which chunks are nothing but zeros: equal frames are decompressed once, and only those that are small

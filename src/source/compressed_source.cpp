@@ -1,178 +1,26 @@
 #include "source/compressed_source.hpp"
 
-#include <algorithm>
-#include <cerrno>
-#include <new>
+#include <utility>
 
 #include "base/error.hpp"
-#include "base/page.hpp"
-#include "source/xxh64.hpp"
 
 namespace vmthaw {
 
-CompressedSource::CompressedSource(const std::string& path, std::uint64_t cache_bytes)
-    : file_(path),
-      index_(read_chunk_index(file_)),
-      extents_(index_.extents()),
-      cache_(*this, index_.count(), index_.largest(), cache_bytes) {}
+CompressedSource::CompressedSource(BackingFile file, std::uint64_t cache_bytes)
+    : ChunkedSource(read_chunk_index(file), cache_bytes), file_(std::move(file)) {}
 
-bool CompressedSource::covers(std::uint64_t offset, std::uint64_t size) const noexcept {
-    const std::uint64_t end = round_up(index_.size(), kPageBytes);
-    return offset <= end && size <= end - offset;
+ReadResult CompressedSource::fetch(std::size_t chunk, std::vector<std::byte>& packed) {
+    packed.resize(index()[chunk].packed_bytes);
+    const ReadResult result = file_.read_at(index()[chunk].position, packed);
+    // Looked at after the read, which may have seen the zeros that a cut leaves in its page.
+    const ReadResult whole = file_.still_whole();
+    return whole.ok() ? result : whole;
 }
 
-// A range may go over the end as far as its last page does, whatever the size of that page is.
-ReadResult CompressedSource::check(std::uint64_t offset, std::uint64_t size) const noexcept {
-    constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20U;
-    if (closed_.load(std::memory_order_relaxed) || inherited()) {
-        return {.status = ReadStatus::closed};
-    }
-    if (offset > index_.size() || (offset == index_.size() && size > 0)) {
-        return {.status = ReadStatus::out_of_range};
-    }
-    const std::uint64_t room = index_.size() - offset;
-    const std::uint64_t bits = size | kHugePage;
-    const std::uint64_t page = std::max(bits & (~bits + 1), kPageBytes);
-    return {.status = size <= room || size - std::min(size, page) < room ? ReadStatus::ok : ReadStatus::out_of_range};
+std::string CompressedSource::place_of(std::size_t chunk) const {
+    return std::to_string(index()[chunk].packed_bytes) + " bytes at " + hex(index()[chunk].position) + " of the file";
 }
 
-Extent CompressedSource::extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept {
-    limit = std::max<std::uint64_t>(limit, 1);
-    if (offset >= index_.size()) {
-        return {offset, limit, ExtentKind::data};  // read() says out_of_range; zeros would hide the mistake
-    }
-    const auto next = std::upper_bound(extents_.begin(), extents_.end(), offset,
-                                       [](std::uint64_t value, const Extent& extent) { return value < extent.offset; });
-    const Extent& found = *std::prev(next);
-    // The rest of the page behind the end is of the kind of what is before it.
-    const std::uint64_t end = next == extents_.end() ? offset + limit : found.offset + found.size;
-    return {offset, std::min(limit, end - offset), found.kind};
-}
-
-ReadResult CompressedSource::read(std::uint64_t offset, std::span<std::byte> out) noexcept {
-    if (const ReadResult result = check(offset, out.size()); !result.ok()) {
-        return result;
-    }
-    std::size_t done = 0;
-    while (done < out.size() && offset + done < index_.size()) {
-        const std::size_t number = index_.find(offset + done);
-        const Chunk& chunk = index_[number];
-        const std::uint64_t inside = offset + done - chunk.start;
-        const auto part = out.subspan(done, std::min<std::uint64_t>(chunk.bytes - inside, out.size() - done));
-        if (chunk.zero) {
-            std::fill(part.begin(), part.end(), std::byte{0});
-        } else {
-            ReadResult result = cache_.read(number, inside, part);
-            if (!result.ok()) {
-                result.got_bytes = done;
-                return result;
-            }
-        }
-        done += part.size();
-    }
-    std::fill(out.begin() + static_cast<std::ptrdiff_t>(done), out.end(), std::byte{0});
-    return {};
-}
-
-bool CompressedSource::read_now(std::uint64_t offset, std::span<std::byte> out) noexcept {
-    if (closed_.load(std::memory_order_relaxed) || offset >= index_.size() || out.size() > index_.size() - offset) {
-        return false;
-    }
-    const std::size_t number = index_.find(offset);
-    const Chunk& chunk = index_[number];
-    const std::uint64_t inside = offset - chunk.start;
-    return !chunk.zero && out.size() <= chunk.bytes - inside && cache_.read_now(number, inside, out);
-}
-
-bool CompressedSource::ready(std::uint64_t offset, std::uint64_t size) noexcept {
-    if (!check(offset, size).ok()) {
-        return false;
-    }
-    const std::uint64_t end = std::min(index_.size(), offset + size);
-    while (offset < end) {
-        const std::size_t number = index_.find(offset);
-        if (!index_[number].zero && !cache_.holds(number)) {
-            return false;
-        }
-        offset = index_[number].start + index_[number].bytes;
-    }
-    return true;
-}
-
-ReadResult CompressedSource::prepare(std::uint64_t offset, std::uint64_t size) noexcept {
-    ReadResult result = check(offset, size);
-    const std::uint64_t end = result.ok() ? std::min(index_.size(), offset + size) : 0;
-    std::uint64_t room = cache_.capacity_chunks();
-    for (; result.ok() && offset < end && room > 0; --room) {
-        const std::size_t number = index_.find(offset);
-        if (!index_[number].zero) {
-            result = cache_.read(number, 0, {});
-        }
-        offset = index_[number].start + index_[number].bytes;
-    }
-    return result;
-}
-
-ReadResult CompressedSource::still_whole() const noexcept {
-    const ReadResult result = check(0, 0);
-    return result.ok() ? file_.still_whole() : result;
-}
-
-ReadResult CompressedSource::load(std::uint64_t number, std::span<std::byte> room) noexcept {
-    const Chunk& chunk = index_[number];
-    try {
-        std::vector<std::byte> packed(chunk.packed_bytes);
-        ReadResult result = file_.read_at(chunk.position, packed);
-        // Looked at after the read, which may have seen the zeros that a cut leaves in its page.
-        if (const ReadResult whole = file_.still_whole(); !whole.ok()) {
-            result = whole;
-        }
-        if (!result.ok()) {
-            return result;
-        }
-        const auto out = room.first(chunk.bytes);
-        if (const char* why = decompress_chunk(index_.codec(), packed, out)) {
-            return damaged(number, why);
-        }
-        if (index_.has_checksums() && static_cast<std::uint32_t>(xxh64(out)) != chunk.checksum) {
-            return damaged(number, "its bytes do not have the checksum that the seek table has for them");
-        }
-        return {};
-    } catch (const std::bad_alloc&) {
-        return {.status = ReadStatus::io_error, .errno_value = ENOMEM};
-    }
-}
-
-ReadResult CompressedSource::damaged(std::size_t chunk, const char* why) noexcept {
-    const std::lock_guard lock(damage_mutex_);
-    const auto known = std::span(damage_).first(damage_count_);
-    const bool is_new =
-        std::none_of(known.begin(), known.end(), [chunk](const Damage& one) { return one.chunk == chunk; });
-    if (is_new && damage_count_ < damage_.size()) {
-        damage_[damage_count_++] = {chunk, why};
-    }
-    return {.status = ReadStatus::io_error, .errno_value = EBADMSG};
-}
-
-std::string CompressedSource::remedy(const ReadResult& result) const {
-    if (result.errno_value != EBADMSG) {
-        return {};
-    }
-    std::string text = "damaged are";
-    const std::lock_guard lock(damage_mutex_);
-    for (const Damage& one : std::span(damage_).first(damage_count_)) {
-        const Chunk& chunk = index_[one.chunk];
-        text += (text.back() == 'e' ? " chunk " : ", chunk ") + std::to_string(one.chunk) + " (memory " +
-                hex(chunk.start) + " to " + hex(chunk.start + chunk.bytes) + ", " + std::to_string(chunk.packed_bytes) +
-                " bytes at " + hex(chunk.position) + " of the file: " + one.why + ")";
-    }
-    text += damage_count_ == damage_.size() ? " and perhaps more" : "";
-    return text + "; take another copy of the file, or compress the memory anew";
-}
-
-void CompressedSource::close() noexcept {
-    closed_.store(true, std::memory_order_relaxed);
-    cache_.close();
-}
+std::string CompressedSource::way_out() const { return "take another copy of the file, or compress the memory anew"; }
 
 }  // namespace vmthaw

@@ -1,72 +1,36 @@
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "source/backing_file.hpp"
-#include "source/chunk_cache.hpp"
-#include "source/chunk_index.hpp"
-#include "source/page_source.hpp"
+#include "source/chunked_source.hpp"
 
 namespace vmthaw {
 
-// A memory in compressed chunks: a file in zstd's seekable format, or one of LZ4 frames. A chunk is decompressed on the
-// source thread that first wants it, once for all who wait, and then held as long as the cache has room. Chunks of
-// zeros are known at open and never read. Bytes come by pread(2): a file that shrinks is an error, never a SIGBUS.
-// Thread-safe. The constructor throws Error(SourceOpenError).
-class CompressedSource final : public PageSource, private ChunkLoader {
+// A memory in one compressed file: zstd's seekable format, or LZ4 frames. Chunks of zeros are known at open. Bytes come
+// by pread(2): a file that shrinks is an error, never a SIGBUS. Thread-safe. The constructor throws
+// Error(SourceOpenError).
+class CompressedSource final : public ChunkedSource {
 public:
-    static constexpr std::uint64_t kDefaultCacheBytes = std::uint64_t{64} << 20U;
+    explicit CompressedSource(const std::string& path, std::uint64_t cache_bytes = kDefaultCacheBytes)
+        : CompressedSource(BackingFile(path), cache_bytes) {}
 
-    explicit CompressedSource(const std::string& path, std::uint64_t cache_bytes = kDefaultCacheBytes);
-
-    [[nodiscard]] std::uint64_t size() const noexcept override { return index_.size(); }
-    // Up to the end of the 4 KiB page that holds the last byte: what lies behind that byte is zeros.
-    [[nodiscard]] bool covers(std::uint64_t offset, std::uint64_t size) const noexcept override;
-    [[nodiscard]] Extent extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept override;
-    [[nodiscard]] ReadResult read(std::uint64_t offset, std::span<std::byte> out) noexcept override;
-    // True when every chunk of the range is held or zeros: read() will most likely not wait then. mapped() stays null.
-    [[nodiscard]] bool ready(std::uint64_t offset, std::uint64_t size) noexcept override;
-    // Copies out of a chunk that is held, on the fault thread: a fault on it needs no source thread.
-    [[nodiscard]] bool read_now(std::uint64_t offset, std::span<std::byte> out) noexcept override;
-    // Brings the chunks into the cache, as many as it holds at once.
-    [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
-    [[nodiscard]] ReadResult still_whole() const noexcept override;
-    [[nodiscard]] std::vector<Extent> extents() const override { return extents_; }
     [[nodiscard]] std::string description() const override { return "compressed:" + file_.path(); }
-    // For damage: which chunks, where in the file, what is wrong with them and the way out.
-    [[nodiscard]] std::string remedy(const ReadResult& result) const override;
-    void close() noexcept override;
-
     [[nodiscard]] const std::string& path() const noexcept { return file_.path(); }
-    [[nodiscard]] const ChunkIndex& index() const noexcept { return index_; }
-    [[nodiscard]] ChunkCacheStats cache_stats() const noexcept { return cache_.stats(); }
+
+protected:
+    [[nodiscard]] ReadResult fetch(std::size_t chunk, std::vector<std::byte>& packed) override;
+    [[nodiscard]] ReadResult storage_whole() const noexcept override { return file_.still_whole(); }
+    [[nodiscard]] std::string place_of(std::size_t chunk) const override;
+    [[nodiscard]] std::string way_out() const override;
 
 private:
-    struct Damage {
-        std::size_t chunk;
-        const char* why;  // a constant of the program or of a library
-    };
-
-    [[nodiscard]] ReadResult load(std::uint64_t number, std::span<std::byte> room) noexcept override;
-    [[nodiscard]] ReadResult check(std::uint64_t offset, std::uint64_t size) const noexcept;
-    [[nodiscard]] ReadResult damaged(std::size_t chunk, const char* why) noexcept;
+    CompressedSource(BackingFile file, std::uint64_t cache_bytes);
 
     BackingFile file_;
-    ChunkIndex index_;
-    std::vector<Extent> extents_;
-    ChunkCache cache_;
-    std::atomic<bool> closed_{false};
-
-    mutable std::mutex damage_mutex_;
-    std::array<Damage, 8> damage_{};  // the first few that were met
-    std::size_t damage_count_ = 0;
 };
 
 }  // namespace vmthaw
