@@ -14,6 +14,7 @@ from vmthaw.cli._record import record
 from vmthaw.cli._report import report
 from vmthaw.cli._serve import serve
 from vmthaw.cli._snapshot import snapshot
+from vmthaw.cli._snapshot_pack import pack, unpack, verify
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -27,6 +28,8 @@ def cli() -> None:
 
 for _command in (serve, snapshot, record, report, mount, export, doctor, demo):
     cli.add_command(_command)
+for _command in (pack, unpack, verify):
+    snapshot.add_command(_command)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vmthaw._snapshot_inspect import Inspection, Layer
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES, short_help="Inspect and merge memory files.")
+@click.group(cls=Commands, epilog=EXIT_CODES, short_help="Inspect, merge and pack memory files.")
 @debug_option
 def snapshot() -> None:
     """Look into snapshots on disk, and make others of them."""

@@ -1,0 +1,133 @@
+"""`vmthaw snapshot pack`, `unpack` and `verify`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from vmthaw.cli._errors import EXIT_CODES, CliError, Exit, debug_option
+from vmthaw.cli._values import format_size
+
+_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+
+
+@click.command(epilog=EXIT_CODES, short_help="Store a memory as compressed chunks, equal ones once.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.option("--name", help="What the memory is called in DIR; by default FILE's name.")
+@click.option("--codec", type=click.Choice(["zstd", "lz4"]), default="zstd", show_default=True)
+@click.option("--level", type=int, help="The codec's own level; by default zstd's 3 or lz4's 0.")
+@click.option("--chunk-kib", type=int, default=256, show_default=True, help="KiB of memory in a chunk: 4 to 4096.")
+@click.option("--force", is_flag=True, help="Replace the memory of that name if there is one.")
+@_JSON
+@debug_option
+def pack(
+    file: Path,
+    directory: Path,
+    name: str | None,
+    codec: str,
+    level: int | None,
+    chunk_kib: int,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Store the memory FILE in DIR as compressed chunks, each named by what is in it.
+
+    Zeros take nothing, and chunks that DIR has, from this memory or another, are not stored again. When it is
+    interrupted, run it once more: it goes on with what is missing. `unpack` gives the memory back, `verify` checks it,
+    and vmthaw.source.PackedSource restores from it.
+    """
+    from vmthaw._snapshot_pack import pack as write
+    from vmthaw.errors import VmthawError
+    from vmthaw.source import FileSource
+    from vmthaw.source._packed_source import PackManifest
+
+    name = name or file.name
+    try:
+        if PackManifest.path(directory, name).exists() and not force:
+            raise CliError(f"{directory} has a memory {name}: choose another --name, or replace it with --force")
+        with FileSource(file) as source, _bar("pack") as progress:
+            done = write(
+                source, directory, name, codec=codec, level=level, chunk_bytes=chunk_kib << 10, progress=progress
+            )
+    except (OSError, VmthawError) as error:
+        raise CliError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"name": name, **dataclasses.asdict(done)}))
+        return Exit.OK
+    click.echo(
+        f"{directory}/{name}: {format_size(done.size)}, {format_size(done.zero_bytes)} of it zeros; {done.stored} "
+        f"chunks written ({format_size(done.stored_bytes)}), {done.shared} shared"
+    )
+    return Exit.OK
+
+
+@click.command(epilog=EXIT_CODES, short_help="Write a packed memory as one file.")
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.argument("name")
+@click.argument("output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@_JSON
+@debug_option
+def unpack(directory: Path, name: str, output: Path, force: bool, as_json: bool) -> int:
+    """Write the memory NAME of DIR to FILE: sparse, and whole or not at all."""
+    from vmthaw._snapshot_pack import unpack as write
+    from vmthaw.errors import VmthawError
+
+    if output.exists() and not force:
+        raise CliError(f"{output} exists: choose another name, or overwrite it with --force")
+    try:
+        with _bar("unpack") as progress:
+            size = write(directory, name, output, progress=progress)
+    except (OSError, VmthawError) as error:
+        raise CliError(str(error)) from error
+    click.echo(json.dumps({"path": str(output), "size": size}) if as_json else f"{output}: {format_size(size)}")
+    return Exit.OK
+
+
+@click.command(epilog=EXIT_CODES, short_help="Check packed memories against their hashes.")
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@_JSON
+@debug_option
+def verify(directory: Path, names: tuple[str, ...], as_json: bool) -> int:
+    """Read every chunk of the memories NAME (by default all) of DIR, once, and hold it against its hash.
+
+    What is damaged is named, and ends the command with exit code 1.
+    """
+    from vmthaw._snapshot_pack import verify as check
+    from vmthaw.errors import VmthawError
+
+    try:
+        with _bar("verify") as progress:
+            damage = check(directory, list(names), progress=progress)
+    except (OSError, VmthawError) as error:
+        raise CliError(str(error)) from error
+    if as_json:
+        rows = [{**dataclasses.asdict(one), "path": str(one.path)} for one in damage]
+        click.echo(json.dumps({"damage": rows}))
+        return Exit.FAILED if damage else Exit.OK
+    for one in damage:
+        click.echo(str(one))
+    click.echo(f"{len(damage)} chunks are damaged; remove them and pack the memory again" if damage else "all is well")
+    return Exit.FAILED if damage else Exit.OK
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes and rate on a terminal's standard error; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
