@@ -18,6 +18,7 @@ from tests.benchmarks.freeze_cases import freeze_cases
 from tests.benchmarks.fuse_cases import fuse_cases
 from tests.benchmarks.guest_cases import guest_cases
 from tests.benchmarks.memory_files import PAGE
+from tests.benchmarks.pack_cases import pack_cases, unpack_cases
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
 from tests.benchmarks.restore_cases import restore_cases
 from tests.benchmarks.run_cases import run_cases
@@ -188,6 +189,7 @@ def all_cases() -> list[Case]:
     cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases() + dax_cases() + fuse_cases()
     cases += source_cases()
     cases += window_cases()
+    cases += pack_cases() + unpack_cases()
     return cases if why_no_guest() else cases + run_cases() + capture_cases() + freeze_cases() + snapshot_cases()
 
 
