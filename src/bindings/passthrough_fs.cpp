@@ -46,9 +46,10 @@ void register_passthrough_fs(py::module_& module) {
 
 New files belong to the user that makes them (`owner="caller"`, which needs root), to the server's user ("server") or to
 the fixed `squash=(uid, gid)`. `read_only` refuses every change (EROFS). `xattrs` passes extended attributes but POSIX
-ACLs. `max_descriptors` bounds those that known files keep open (0: half of RLIMIT_NOFILE): as root the least recently
-used is closed and found again by its file handle, else one file too many is ENFILE. The server's rights on the host
-count; checking the caller's is the client kernel's (FuseServer(default_permissions=True)).
+ACLs, which are neither shown (EOPNOTSUPP) nor checked: of a file that has one on the host, the group's bits of the mode
+are the ACL's mask. `max_descriptors` bounds those that known files keep open (0: half of RLIMIT_NOFILE): as root the
+least recently used is closed and found again by its file handle, else one file too many is ENFILE. The server's rights
+on the host count; checking the caller's is the client kernel's (FuseServer(default_permissions=True)).
 Raises OSError (no directory, or Linux before 5.6) and VmthawValueError.)")
         .def(py::init(&make_passthrough_fs), py::arg("directory"), py::kw_only(), py::arg("read_only") = false,
              py::arg("owner") = "caller", py::arg("squash") = py::none(), py::arg("xattrs") = true,
