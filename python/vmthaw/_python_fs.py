@@ -10,77 +10,26 @@ import inspect
 import logging
 import os
 import stat
-import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
-from vmthaw import _drainer, _lifecycle
+from vmthaw import _lifecycle
 from vmthaw._attributes import Row, row_of
 from vmthaw._core import Lease
 from vmthaw._errnos import errno_of
+from vmthaw._event_loop_thread import EventLoopThread
 from vmthaw._file_system import FileSystem
 
 _log = logging.getLogger("vmthaw.filesystem")
 
 _NO_HANDLE = 2**64 - 1
-_JOIN_S = 2.0
 _XATTR_MAX = 65536  # XATTR_SIZE_MAX
 _MAX_FD = 2**31 - 1
 _MOST_MARKS = 4096
 # setattr's valid bits, FATTR_... of <linux/fuse.h>
 _MODE, _UID, _GID, _SIZE, _ATIME, _MTIME, _ATIME_NOW, _MTIME_NOW = 1, 2, 4, 8, 16, 32, 128, 256
-
-
-class EventLoopThread:
-    """One event loop on a daemon thread of its own, started when the first coroutine comes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
-        """Any thread. The future's `cancel` cancels the coroutine."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="vmthaw-fs", daemon=True)
-                with _drainer.blocked_signals():
-                    self._thread.start()
-            return self._loop
-
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
-
-    def stop(self) -> None:
-        """Cancels what runs and ends the thread, waiting at most 2 s. Another coroutine starts another."""
-        with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        if loop is None or thread is None or thread is threading.current_thread():
-            return
-        with contextlib.suppress(RuntimeError):  # it ended by itself
-            asyncio.run_coroutine_threadsafe(_cancel_others(), loop).add_done_callback(
-                lambda _done: loop.call_soon_threadsafe(loop.stop)
-            )
-        thread.join(_JOIN_S)
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 class Answerer:
