@@ -119,6 +119,7 @@ void register_layered_source(py::module_& module) {
             py::cpp_function([](const LayeredSource& source) { return source.frames().decompressed_frames(); },
                              ReleaseGil()),
             "How many frames were decompressed so far.");
+    module.attr("LAYERED_FEW_RUNS") = LayeredMap::kFewRuns;
     module.def("compress_frame", &compress_frame, py::arg("data"), py::arg("codec"),
                "One frame, as compressed builds have them, of 1 (zstd) or 2 (lz4). The GIL is released.");
     module.def("layered_lookup_ns", &layered_lookup_ns, py::arg("header"), py::arg("table"), py::arg("lookups"),

@@ -200,7 +200,7 @@ void register_page_source(py::module_& module) {
 
 }  // namespace
 
-bool is_closed(const PageSource& source) noexcept { return source.still_whole().status == ReadStatus::closed; }
+bool is_closed(const PageSource& source) noexcept { return source.is_closed(); }
 
 void register_source(py::module_& module) {
     register_page_source(module);

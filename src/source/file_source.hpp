@@ -45,6 +45,7 @@ public:
     [[nodiscard]] bool read_now(std::uint64_t offset, std::span<std::byte> out) noexcept override;
     [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override;
+    [[nodiscard]] bool is_closed() const noexcept override { return !is_open(); }
     [[nodiscard]] std::vector<Extent> extents() const override;
     [[nodiscard]] std::string description() const override { return "file:" + file_.path(); }
     void close() noexcept override { closed_.store(true, std::memory_order_relaxed); }

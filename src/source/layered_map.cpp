@@ -11,9 +11,6 @@ constexpr std::uint64_t kBlock = 4096;
 constexpr unsigned kLayerShift = 40;
 constexpr std::uint64_t kBlockMask = (std::uint64_t{1} << kLayerShift) - 1;
 constexpr std::uint64_t kMostTableBlocks = std::uint64_t{64} << 20U;  // 256 GiB of memory, 512 MiB of table
-// Measured (benchmark case layered-lookup): the table costs one load from memory, and it is large; up to here the
-// search stays in the caches and is faster. With 2^20 runs it takes 2.7 times as long.
-constexpr std::size_t kFewRuns = std::size_t{1} << 16U;
 
 }  // namespace
 

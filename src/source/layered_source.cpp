@@ -49,7 +49,7 @@ bool LayeredSource::covers(std::uint64_t offset, std::uint64_t size) const noexc
 }
 
 ReadResult LayeredSource::check(std::uint64_t offset, std::uint64_t size) const noexcept {
-    if (closed_.load(std::memory_order_relaxed) || inherited()) {
+    if (is_closed()) {
         return {.status = ReadStatus::closed};
     }
     if (offset >= map_.size()) {
@@ -187,6 +187,8 @@ ReadResult LayeredSource::still_whole() const noexcept {
     }
     return result;
 }
+
+bool LayeredSource::is_closed() const noexcept { return closed_.load(std::memory_order_relaxed) || inherited(); }
 
 std::vector<Extent> LayeredSource::extents() const {
     std::vector<Extent> result;
