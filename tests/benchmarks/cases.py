@@ -17,6 +17,7 @@ from tests.benchmarks.exit_guest import why_no_guest
 from tests.benchmarks.freeze_cases import freeze_cases
 from tests.benchmarks.fuse_cases import fuse_cases
 from tests.benchmarks.guest_cases import guest_cases
+from tests.benchmarks.layered_cases import layered_cases
 from tests.benchmarks.memory_files import PAGE
 from tests.benchmarks.pack_cases import pack_cases, unpack_cases
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
@@ -187,7 +188,7 @@ def all_cases() -> list[Case]:
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
     cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases() + dax_cases() + fuse_cases()
-    cases += source_cases()
+    cases += source_cases() + layered_cases()
     cases += window_cases()
     cases += pack_cases() + unpack_cases()
     return cases if why_no_guest() else cases + run_cases() + capture_cases() + freeze_cases() + snapshot_cases()

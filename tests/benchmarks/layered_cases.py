@@ -80,7 +80,7 @@ def look_up(runs: int) -> Callable[[Bench], Sample]:
         for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
             rows.append((begin * PAGE, (end - begin) * PAGE, builds[number % 2], filled[number % 2] * PAGE))
             filled[number % 2] += end - begin
-        header = _core.LayeredHeader(5, PAGE, _LOOKUP_BLOCKS * PAGE, 0, *builds, rows, [])
+        header = _core.LayeredHeader(5, PAGE, _LOOKUP_BLOCKS * PAGE, 0, builds[0], builds[1], rows, [])
         lookup_ns, load_ns = _core.layered_lookup_ns(header, runs > _core.LAYERED_FEW_RUNS, _LOOKUPS)
         return Sample(lookup_ns * _LOOKUPS / 1e9, _LOOKUPS, baseline_seconds=load_ns * _LOOKUPS / 1e9)
 
