@@ -261,7 +261,13 @@ TEST(SocketSource, APageOverWhichTheServerHangsUpFailsAloneInTheEnd) {
 }
 
 TEST(SocketSource, CloseEndsWaitingReadsAtOnce) {
-    const ScriptedServer server([](const Peer& peer, int) { peer.wait(); });
+    std::atomic<int> asked{0};
+    const ScriptedServer server([&asked](const Peer& peer, int) {
+        PageRequest request;
+        while (peer.receive(request)) {  // and answers none
+            ++asked;
+        }
+    });
     SocketSource source(server.address(), kMemoryPages * kPage, one_connection(60'000));
     std::atomic<int> closed{0};
     std::vector<std::thread> readers;
@@ -272,6 +278,10 @@ TEST(SocketSource, CloseEndsWaitingReadsAtOnce) {
                 ++closed;
             }
         });
+    }
+    const std::uint64_t give_up_ns = monotonic_ns() + 20 * kSecond_ns;
+    while (asked.load() < 12 && monotonic_ns() < give_up_ns) {
+        std::this_thread::yield();
     }
     const std::uint64_t begin_ns = monotonic_ns();
     source.close();
