@@ -50,7 +50,8 @@ void register_cached_source(py::module_& module) {
     constexpr std::uint64_t kMiB = std::uint64_t{1} << 20U;
     py::classh<CachedSource, PageSource>(
         module, "CachedSource", py::release_gil_before_calling_cpp_dtor(),
-        "A far source, read in aligned chunks: each is fetched once however many faults wait for it, and kept in memory, "
+        "A far source, read in aligned chunks: each is fetched once however many faults wait for it, and kept in "
+        "memory, "
         "and on disk where a directory is given, as far as there is room. Zeros are never fetched.")
         .def(py::init(&open_cached), py::arg("source"), py::kw_only(), py::arg("chunk") = kMiB,
              py::arg("memory") = 256 * kMiB, py::arg("disk") = py::none(), py::arg("disk_size") = 10240 * kMiB,
@@ -63,7 +64,8 @@ void register_cached_source(py::module_& module) {
         .def_property_readonly(
             "cache_stats", &cached_stats,
             "Counts since it was opened: hits, joins (reads that waited for somebody else's fetch), loads (chunks "
-            "brought), failures, evictions; and of the disk disk_hits, disk_misses, disk_damaged, disk_failures (chunks "
+            "brought), failures, evictions; and of the disk disk_hits, disk_misses, disk_damaged, disk_failures "
+            "(chunks "
             "that could not be kept), disk_evictions.");
 }
 

@@ -142,10 +142,6 @@ GOALS = (
     Goal("layered", "a page of 64 layers: time / of one file", "source/layered-64", "source/file-random", _time, 1.1),
     Goal("layered-lookup", "a look-up in a million runs over 8 GiB: time / a random load from an array as long",
          "source/layered-lookup-dense", "source/layered-lookup-dense", _in_turns, 2.0),
-    Goal("fuse-stat", "stat through /dev/fuse: time / a minimal passthrough on libfuse3 in turns", "fuse/stat",
-         "fuse/stat", _in_turns, 1.05),
-    Goal("fuse-create", "the same of a new file", "fuse/create", "fuse/create", _in_turns, 1.05),
-    Goal("fuse-read", "the same of reading 128 KiB", "fuse/read", "fuse/read", _in_turns, 1.05),
     Goal("pack", "snapshot pack: time / zstd -3 over the pages that are no zeros", "pack/pack", "pack/pack", _in_turns,
          1.2),
 )  # fmt: skip
