@@ -124,7 +124,8 @@ ReadResult ChunkCache::read(std::uint64_t chunk, std::uint64_t offset, std::span
         const auto running =
             std::find_if(loads_.begin(), loads_.end(), [chunk](const auto& load) { return load->chunk == chunk; });
         if (running != loads_.end()) {
-            const std::shared_ptr<Load> load = *running;
+            // Held here: whoever brings it forgets it while we wait.
+            const std::shared_ptr<Load> load = *running;  // NOLINT(performance-unnecessary-copy-initialization)
             return join(*load, lock, offset, out);
         }
         if (holds(chunk)) {
@@ -160,11 +161,12 @@ ReadResult ChunkCache::join(Load& load, std::unique_lock<std::mutex>& lock, std:
 ReadResult ChunkCache::bring(const std::shared_ptr<Load>& load, std::unique_lock<std::mutex>& lock,
                              std::uint64_t offset, std::span<std::byte> out) noexcept {
     const std::optional<std::size_t> slot = take_slot(lock);
+    const std::size_t number = slot.value_or(0);
     if (slot) {
         lock.unlock();
-        load->result = loader_.load(load->chunk, room_of(*slot));
+        load->result = loader_.load(load->chunk, room_of(number));
         lock.lock();
-        load->slot = *slot;
+        load->slot = number;
     } else {
         load->result = {.status = ReadStatus::closed};
     }
@@ -172,19 +174,19 @@ ReadResult ChunkCache::bring(const std::shared_ptr<Load>& load, std::unique_lock
     load->done = true;
     if (load->result.ok()) {
         ++stats_.loads;
-        slots_[*slot].used.store(true, std::memory_order_relaxed);
-        slots_[*slot].word.store(((load->chunk + 1) << kPinBits) | (load->waiters + 1), std::memory_order_release);
-        place_of(load->chunk).store(static_cast<std::uint32_t>(*slot + 1), std::memory_order_release);
+        slots_[number].used.store(true, std::memory_order_relaxed);
+        slots_[number].word.store(((load->chunk + 1) << kPinBits) | (load->waiters + 1), std::memory_order_release);
+        place_of(load->chunk).store(static_cast<std::uint32_t>(number + 1), std::memory_order_release);
     } else {
         ++stats_.failures;
         if (slot) {
-            free_.push_back(*slot);
+            free_.push_back(number);
         }
     }
     sync_->progress.notify_all();
     lock.unlock();
     if (load->result.ok()) {
-        copy_and_unpin(*slot, offset, out);
+        copy_and_unpin(number, offset, out);
     }
     return load->result;
 }

@@ -23,7 +23,7 @@ int checked_level(ChunkCodec codec, int level) {
     return level;
 }
 
-std::size_t checked(std::size_t result, bool is_error) {
+std::size_t checked_size(std::size_t result, bool is_error) {
     if (is_error) {
         throw std::bad_alloc();  // the only error left: the destination is as large as the bound
     }
@@ -58,7 +58,7 @@ std::span<const std::byte> ChunkCompressor::compress(std::span<const std::byte> 
     if (codec_ == ChunkCodec::zstd) {
         frame_.resize(ZSTD_compressBound(bytes.size()));
         size = ZSTD_compress2(contexts_->zstd.get(), frame_.data(), frame_.size(), bytes.data(), bytes.size());
-        checked(size, ZSTD_isError(size) != 0);
+        checked_size(size, ZSTD_isError(size) != 0);
     } else {
         LZ4F_preferences_t preferences{};
         preferences.frameInfo.blockSizeID = LZ4F_max4MB;
@@ -68,7 +68,7 @@ std::span<const std::byte> ChunkCompressor::compress(std::span<const std::byte> 
         preferences.compressionLevel = level_;
         frame_.resize(LZ4F_compressFrameBound(bytes.size(), &preferences));
         size = LZ4F_compressFrame(frame_.data(), frame_.size(), bytes.data(), bytes.size(), &preferences);
-        checked(size, LZ4F_isError(size) != 0);
+        checked_size(size, LZ4F_isError(size) != 0);
     }
     return std::span(frame_).first(size);
 }

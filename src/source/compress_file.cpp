@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kProgressInterval{100};
 
-void put(std::vector<std::byte>& out, std::uint32_t value) {
+void put_number(std::vector<std::byte>& out, std::uint32_t value) {
     const auto bytes = std::as_bytes(std::span(&value, 1));
     out.insert(out.end(), bytes.begin(), bytes.end());
 }
@@ -24,12 +24,12 @@ void put(std::vector<std::byte>& out, std::uint32_t value) {
 std::vector<std::byte> seek_table(const std::vector<std::byte>& entries, std::uint64_t count) {
     std::vector<std::byte> table;
     table.reserve(entries.size() + 17);
-    put(table, kZstdSkippableMagic);
-    put(table, static_cast<std::uint32_t>(entries.size() + kZstdSeekFooterBytes));
+    put_number(table, kZstdSkippableMagic);
+    put_number(table, static_cast<std::uint32_t>(entries.size() + kZstdSeekFooterBytes));
     table.insert(table.end(), entries.begin(), entries.end());
-    put(table, static_cast<std::uint32_t>(count));
+    put_number(table, static_cast<std::uint32_t>(count));
     table.push_back(std::byte{kZstdSeekChecksums});
-    put(table, kZstdSeekableMagic);
+    put_number(table, kZstdSeekableMagic);
     return table;
 }
 
@@ -46,9 +46,9 @@ CompressResult compress_file(PageSource& source, const std::string& path, const 
     while (result.chunks < pipeline.chunks()) {
         if (const auto chunk = pipeline.take()) {
             file.append(chunk->frame);
-            put(entries, static_cast<std::uint32_t>(chunk->frame.size()));
-            put(entries, chunk->bytes);
-            put(entries, chunk->checksum);
+            put_number(entries, static_cast<std::uint32_t>(chunk->frame.size()));
+            put_number(entries, chunk->bytes);
+            put_number(entries, chunk->checksum);
             ++result.chunks;
             result.zero_chunks += chunk->zero ? 1 : 0;
             result.bytes += chunk->bytes;

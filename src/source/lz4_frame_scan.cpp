@@ -119,11 +119,11 @@ private:
 
     LZ4F_frameInfo_t header() {
         need(kShortestHeader, "header");
-        const auto bytes = window_.at(position_, LZ4F_HEADER_SIZE_MAX);
+        const auto bytes = window_.at(position_, LZ4F_HEADER_SIZE_MAX).value_or(std::span<const std::byte>{});
         LZ4F_frameInfo_t info{};
-        std::size_t taken = bytes->size();
+        std::size_t taken = bytes.size();
         LZ4F_resetDecompressionContext(context_.get());
-        const std::size_t result = LZ4F_getFrameInfo(context_.get(), &info, bytes->data(), &taken);
+        const std::size_t result = LZ4F_getFrameInfo(context_.get(), &info, bytes.data(), &taken);
         if (LZ4F_isError(result) != 0) {
             fail("header", LZ4F_getErrorName(result));
         }

@@ -14,7 +14,7 @@ constexpr std::uint64_t kPrime4 = 0x85EBCA77C2B2AE63U;
 constexpr std::uint64_t kPrime5 = 0x27D4EB2F165667C5U;
 
 template <typename Value>
-Value take(std::span<const std::byte>& rest) noexcept {
+Value take_input(std::span<const std::byte>& rest) noexcept {
     static_assert(std::endian::native == std::endian::little);
     Value value{};
     std::memcpy(&value, rest.data(), sizeof(Value));
@@ -35,7 +35,7 @@ std::uint64_t xxh64(std::span<const std::byte> bytes) noexcept {
     if (rest.size() >= sizeof lanes) {
         while (rest.size() >= sizeof lanes) {
             for (std::uint64_t& lane : lanes) {
-                lane = round_of(lane, take<std::uint64_t>(rest));
+                lane = round_of(lane, take_input<std::uint64_t>(rest));
             }
         }
         hash = std::rotl(lanes[0], 1) + std::rotl(lanes[1], 7) + std::rotl(lanes[2], 12) + std::rotl(lanes[3], 18);
@@ -45,13 +45,13 @@ std::uint64_t xxh64(std::span<const std::byte> bytes) noexcept {
     }
     hash += bytes.size();
     while (rest.size() >= 8) {
-        hash = std::rotl(hash ^ round_of(0, take<std::uint64_t>(rest)), 27) * kPrime1 + kPrime4;
+        hash = std::rotl(hash ^ round_of(0, take_input<std::uint64_t>(rest)), 27) * kPrime1 + kPrime4;
     }
     if (rest.size() >= 4) {
-        hash = std::rotl(hash ^ (take<std::uint32_t>(rest) * kPrime1), 23) * kPrime2 + kPrime3;
+        hash = std::rotl(hash ^ (take_input<std::uint32_t>(rest) * kPrime1), 23) * kPrime2 + kPrime3;
     }
     while (!rest.empty()) {
-        hash = std::rotl(hash ^ (take<std::uint8_t>(rest) * kPrime5), 11) * kPrime1;
+        hash = std::rotl(hash ^ (take_input<std::uint8_t>(rest) * kPrime5), 11) * kPrime1;
     }
     hash = (hash ^ (hash >> 33U)) * kPrime2;
     hash = (hash ^ (hash >> 29U)) * kPrime3;
