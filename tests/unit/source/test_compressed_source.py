@@ -221,3 +221,13 @@ def test_many_readers_decompress_a_chunk_once(memory: Path, packed: Callable[...
         assert len(results) == len(threads)
         assert all(data == content[page * PAGE : (page + 1) * PAGE] for page, data in results)
         assert source.cache_stats()["loads"] == 1
+
+
+@CODECS
+def test_frames_that_are_as_small_as_those_of_zeros_are_looked_into(codec: str, tmp_path: Path) -> None:
+    content = bytes(8 * PAGE) + b"\1" * (8 * PAGE) + bytes(8 * PAGE)
+    (tmp_path / "memory").write_bytes(content)
+    pack(tmp_path / "memory", tmp_path / "packed", codec=codec, chunk=4 * PAGE)
+    with CompressedSource(tmp_path / "packed") as source:
+        assert [int(row["size"]) // PAGE for row in source.extents()] == [8, 8, 8]
+        assert source.read(0, source.size) == content
