@@ -80,12 +80,12 @@ struct PageExporter::State {
         bool finished = false;
     };
 
-    State(std::shared_ptr<PageSource> source_, const PageExporterOptions& options_)
-        : source(std::move(source_)),
-          options(options_),
-          client_options{{source->start(), source->size(), options_.max_page_size},
-                         options_.send_timeout_ns,
-                         options_.idle_timeout_ns} {}
+    State(std::shared_ptr<PageSource> served, const PageExporterOptions& chosen)
+        : source(std::move(served)),
+          options(chosen),
+          client_options{
+              {source->start(), source->size(), chosen.max_page_size}, chosen.send_timeout_ns, chosen.idle_timeout_ns} {
+    }
 
     void accept_all(const std::shared_ptr<State>& self);
     void seat(const std::shared_ptr<State>& self, StreamSocket socket);

@@ -12,8 +12,8 @@ namespace vmthaw {
 // One caller's read while it waits for a page server. Lives on the caller's stack; every field is guarded by the
 // connection's lock but `out`, which is written while its bytes are asked for and the read is not done.
 struct PageRead {
-    PageRead(std::uint64_t ipa_, std::span<std::byte> out_, std::uint64_t now_ns) noexcept
-        : ipa(ipa_), out(out_), left_bytes(out_.size()), start_ns(now_ns) {}
+    PageRead(std::uint64_t address, std::span<std::byte> room, std::uint64_t now_ns) noexcept
+        : ipa(address), out(room), left_bytes(room.size()), start_ns(now_ns) {}
 
     const std::uint64_t ipa;
     const std::span<std::byte> out;
