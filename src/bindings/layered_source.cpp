@@ -17,7 +17,7 @@
 #include "source/lz4_frame.hpp"
 #include "source/zstd_frame.hpp"
 
-// GIL and locking: opening builds and looking at the frame cache, which has a lock, run with the GIL released.
+// GIL and locking: opening builds and looking at the cache of frames, which has a lock, run with the GIL released.
 namespace vmthaw::bindings {
 namespace {
 
@@ -113,11 +113,10 @@ void register_layered_source(py::module_& module) {
         .def_property_readonly(
             "cached_bytes",
             py::cpp_function([](const LayeredSource& source) { return source.frames().held_bytes(); }, ReleaseGil()),
-            "Bytes of decompressed frames that are held.")
+            "Bytes of decompressed frames that are held, each as much as the largest.")
         .def_property_readonly(
             "decompressed_frames",
-            py::cpp_function([](const LayeredSource& source) { return source.frames().decompressed_frames(); },
-                             ReleaseGil()),
+            py::cpp_function([](const LayeredSource& source) { return source.frames().stats().loads; }, ReleaseGil()),
             "How many frames were decompressed so far.");
     module.attr("LAYERED_FEW_RUNS") = LayeredMap::kFewRuns;
     module.def("compress_frame", &compress_frame, py::arg("data"), py::arg("codec"),

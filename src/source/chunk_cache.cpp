@@ -247,4 +247,9 @@ ChunkCacheStats ChunkCache::stats() const noexcept {
     return result;
 }
 
+std::uint64_t ChunkCache::held_bytes() const noexcept {
+    const ChunkCacheStats now = stats();
+    return (now.loads - now.evictions) * chunk_bytes_;
+}
+
 }  // namespace vmthaw

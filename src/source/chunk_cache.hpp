@@ -62,6 +62,8 @@ public:
 
     [[nodiscard]] ChunkCacheStats stats() const noexcept;
     [[nodiscard]] std::uint64_t capacity_chunks() const noexcept { return slots_.size(); }
+    // Of the chunks that are held, each as much as the largest takes.
+    [[nodiscard]] std::uint64_t held_bytes() const noexcept;
 
 private:
     // `word` is the chunk plus one in its upper 40 bits (0: nothing to be had) and the number of pins below.

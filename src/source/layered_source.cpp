@@ -1,23 +1,25 @@
 #include "source/layered_source.hpp"
 
 #include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/page.hpp"
 #include "source/layered_layers.hpp"
+#include "source/lz4_frame.hpp"
+#include "source/zstd_frame.hpp"
 
 namespace vmthaw {
-namespace {
-
-constexpr unsigned kFrameBits = 32;
-
-}  // namespace
 
 LayeredSource::LayeredSource(const LayeredHeader& header, const Builds& builds, std::size_t cache_bytes)
-    : build_(header.build), map_(header, open_layers(header, builds)), cache_(cache_bytes) {}
+    : build_(header.build),
+      map_(header, open_layers(header, builds)),
+      cache_(*this, count_frames(), largest_frame(), cache_bytes) {}
 
-// The layer of each UUID of the header. Runs before map_ is made.
+// The layer of each UUID of the header. Runs before map_ and cache_ are made.
 std::vector<std::uint32_t> LayeredSource::open_layers(const LayeredHeader& header, const Builds& builds) {
     check_layered_header(header);
     std::vector<std::uint32_t> numbers(header.uuids.size(), LayeredMap::kZeros);
@@ -36,8 +38,8 @@ std::vector<std::uint32_t> LayeredSource::open_layers(const LayeredHeader& heade
             layer->codec = known->codec;
             layer->frames = known->frames;
         }
-        layer->number = layers_.size();
-        numbers[i] = static_cast<std::uint32_t>(layer->number);
+        layer->first_frame = count_frames();
+        numbers[i] = static_cast<std::uint32_t>(layers_.size());
         layers_.push_back(std::move(layer));
     }
     return numbers;
@@ -85,12 +87,44 @@ Extent LayeredSource::extent_at(std::uint64_t offset, std::uint64_t limit) const
 }
 
 // The frame that holds the byte at `storage`: the header's check found one for all that is mapped.
-FrameCache::Job LayeredSource::job_at(const Layer& layer, std::uint64_t storage) noexcept {
+std::size_t LayeredSource::frame_at(const Layer& layer, std::uint64_t storage) noexcept {
     const auto next = std::upper_bound(layer.frames.begin(), layer.frames.end(), storage,
                                        [](std::uint64_t value, const LayeredFrame& one) { return value < one.start; });
-    const auto frame = std::prev(next);
-    const auto number = static_cast<std::uint64_t>(frame - layer.frames.begin());
-    return {layer.number << kFrameBits | number, *layer.source, layer.codec, *frame};
+    return static_cast<std::size_t>(next - layer.frames.begin()) - 1;
+}
+
+std::uint64_t LayeredSource::count_frames() const noexcept {
+    return layers_.empty() ? 0 : layers_.back()->first_frame + layers_.back()->frames.size();
+}
+
+std::uint64_t LayeredSource::largest_frame() const noexcept {
+    std::uint64_t largest = 0;
+    for (const auto& layer : layers_) {
+        for (const LayeredFrame& frame : layer->frames) {
+            largest = std::max<std::uint64_t>(largest, frame.size);
+        }
+    }
+    return largest;
+}
+
+ReadResult LayeredSource::load(std::uint64_t number, std::span<std::byte> room) noexcept {
+    // Of layers that begin at the same number the last one has the frame, those before it have none.
+    const auto next = std::upper_bound(layers_.begin(), layers_.end(), number,
+                                       [](std::uint64_t value, const auto& one) { return value < one->first_frame; });
+    const Layer& layer = **std::prev(next);
+    const LayeredFrame& frame = layer.frames[number - layer.first_frame];
+    const std::unique_ptr<std::byte[]> packed(  // NOLINT(modernize-avoid-c-arrays): a vector would zero it first
+        new (std::nothrow) std::byte[frame.compressed_size]);
+    if (!packed) {
+        return {.status = ReadStatus::io_error, .errno_value = ENOMEM};
+    }
+    const std::span<std::byte> from(packed.get(), frame.compressed_size);
+    if (const ReadResult result = layer.source->read(frame.compressed_start, from); !result.ok()) {
+        return result;
+    }
+    const auto to = room.first(frame.size);
+    const char* why = layer.codec == FrameCodec::zstd ? zstd_decompress(from, to) : lz4_decompress(from, to);
+    return why == nullptr ? ReadResult{} : ReadResult{.status = ReadStatus::io_error, .errno_value = EBADMSG};
 }
 
 ReadResult LayeredSource::read_part(const Part& part, std::span<std::byte> out) noexcept {
@@ -103,10 +137,12 @@ ReadResult LayeredSource::read_part(const Part& part, std::span<std::byte> out) 
     }
     for (std::uint64_t done = 0; done < out.size();) {
         const std::uint64_t at = part.storage + done;
-        const FrameCache::Job job = job_at(*part.layer, at);
-        const std::uint64_t begin = at - job.frame.start;
-        const std::uint64_t size = std::min<std::uint64_t>(out.size() - done, job.frame.size - begin);
-        if (ReadResult result = cache_.read(job, begin, out.subspan(done, size)); !result.ok()) {
+        const std::size_t number = frame_at(*part.layer, at);
+        const LayeredFrame& frame = part.layer->frames[number];
+        const std::uint64_t begin = at - frame.start;
+        const std::uint64_t size = std::min<std::uint64_t>(out.size() - done, frame.size - begin);
+        ReadResult result = cache_.read(part.layer->first_frame + number, begin, out.subspan(done, size));
+        if (!result.ok()) {
             result.got_bytes = result.status == ReadStatus::short_read ? done : 0;
             return result;
         }
@@ -163,9 +199,10 @@ bool LayeredSource::read_now(std::uint64_t offset, std::span<std::byte> out) noe
     if (part.layer->codec == FrameCodec::none) {
         return part.layer->source->read_now(part.storage, out);
     }
-    const FrameCache::Job job = job_at(*part.layer, part.storage);
-    const std::uint64_t begin = part.storage - job.frame.start;
-    return out.size() <= job.frame.size - begin && cache_.read_now(job.key, begin, out);
+    const std::size_t number = frame_at(*part.layer, part.storage);
+    const LayeredFrame& frame = part.layer->frames[number];
+    const std::uint64_t begin = part.storage - frame.start;
+    return out.size() <= frame.size - begin && cache_.read_now(part.layer->first_frame + number, begin, out);
 }
 
 ReadResult LayeredSource::prepare(std::uint64_t offset, std::uint64_t size) noexcept {
@@ -224,6 +261,7 @@ std::string LayeredSource::description_at(std::uint64_t offset) const {
 
 void LayeredSource::close() noexcept {
     closed_.store(true, std::memory_order_relaxed);
+    cache_.close();  // first: who waits for a frame is let go, however long a build takes to close
     for (const auto& layer : layers_) {
         layer->source->close();
     }

@@ -26,8 +26,8 @@ class LayeredSource(_core.LayeredSource):
     `header` is a `LayeredHeader`, the path of one or its bytes. `builds` maps UUIDs to the paths of their files or to
     sources; those that no mapping points at are left alone. A compressed build (the header says so) is its compressed
     file: frames are decompressed where the pager reads, never on a thread that handles faults, each once for however
-    many wait; the ones used last, up to `cache_bytes`, are kept. Zeros are never read. A range may cross blocks and
-    builds.
+    many wait; those in use, up to `cache_bytes` but never fewer than two, are kept. Zeros are never read. A range may
+    cross blocks and builds.
 
     Raises LayeredHeaderError, or SourceOpenError when a build is missing or shorter than the header says: it names
     the build, its file and the range; what was opened for it is closed again. Thread-safe; the GIL is released while
