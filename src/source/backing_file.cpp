@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "base/error.hpp"
+#include "source/read_whole.hpp"
 
 namespace vmthaw {
 namespace {
@@ -100,19 +101,7 @@ ReadResult BackingFile::still_whole() const noexcept {
 }
 
 ReadResult BackingFile::read_at(std::uint64_t position, std::span<std::byte> out) const noexcept {
-    std::size_t done = 0;
-    while (done < out.size()) {
-        const ssize_t got =
-            ::pread(fd_.get(), out.data() + done, out.size() - done, static_cast<off_t>(position + done));
-        if (got > 0) {
-            done += static_cast<std::size_t>(got);
-        } else if (got == 0) {
-            return {.status = ReadStatus::short_read, .got_bytes = done};
-        } else if (errno != EINTR) {
-            return {.status = ReadStatus::io_error, .errno_value = errno, .got_bytes = done};
-        }
-    }
-    return {};
+    return read_whole(fd_.get(), position, out);
 }
 
 void BackingFile::will_need(std::uint64_t position, std::uint64_t size) const noexcept {

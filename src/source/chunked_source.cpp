@@ -23,7 +23,6 @@ bool ChunkedSource::covers(std::uint64_t offset, std::uint64_t size) const noexc
 
 // A range may go over the end as far as its last page does, whatever the size of that page is.
 ReadResult ChunkedSource::check(std::uint64_t offset, std::uint64_t size) const noexcept {
-    constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20U;
     if (closed_.load(std::memory_order_relaxed) || inherited()) {
         return {.status = ReadStatus::closed};
     }
@@ -31,9 +30,8 @@ ReadResult ChunkedSource::check(std::uint64_t offset, std::uint64_t size) const 
         return {.status = ReadStatus::out_of_range};
     }
     const std::uint64_t room = index_.size() - offset;
-    const std::uint64_t bits = size | kHugePage;
-    const std::uint64_t page = std::max(bits & (~bits + 1), kPageBytes);
-    return {.status = size <= room || size - std::min(size, page) < room ? ReadStatus::ok : ReadStatus::out_of_range};
+    const bool is_served = size <= room || size - std::min(size, page_spoken_of(size)) < room;
+    return {.status = is_served ? ReadStatus::ok : ReadStatus::out_of_range};
 }
 
 Extent ChunkedSource::extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept {

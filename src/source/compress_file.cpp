@@ -1,11 +1,9 @@
 #include "source/compress_file.hpp"
 
 #include <chrono>
-#include <cstring>
-#include <limits>
-#include <vector>
 
 #include "base/error.hpp"
+#include "source/byte_writer.hpp"
 #include "source/compress_pipeline.hpp"
 #include "source/partial_file.hpp"
 #include "source/zstd_seek_table.hpp"
@@ -15,21 +13,15 @@ namespace {
 
 constexpr std::chrono::milliseconds kProgressInterval{100};
 
-void put_number(std::vector<std::byte>& out, std::uint32_t value) {
-    const auto bytes = std::as_bytes(std::span(&value, 1));
-    out.insert(out.end(), bytes.begin(), bytes.end());
-}
-
 // The table's entries are collected as they will be written.
-std::vector<std::byte> seek_table(const std::vector<std::byte>& entries, std::uint64_t count) {
-    std::vector<std::byte> table;
-    table.reserve(entries.size() + 17);
-    put_number(table, kZstdSkippableMagic);
-    put_number(table, static_cast<std::uint32_t>(entries.size() + kZstdSeekFooterBytes));
-    table.insert(table.end(), entries.begin(), entries.end());
-    put_number(table, static_cast<std::uint32_t>(count));
-    table.push_back(std::byte{kZstdSeekChecksums});
-    put_number(table, kZstdSeekableMagic);
+ByteWriter seek_table(const ByteWriter& entries, std::uint64_t count) {
+    ByteWriter table;
+    table.put(kZstdSkippableMagic);
+    table.put(static_cast<std::uint32_t>(entries.bytes().size() + kZstdSeekFooterBytes));
+    table.append(entries.bytes());
+    table.put(static_cast<std::uint32_t>(count));
+    table.put(kZstdSeekChecksums);
+    table.put(kZstdSeekableMagic);
     return table;
 }
 
@@ -40,15 +32,15 @@ CompressResult compress_file(PageSource& source, const std::string& path, const 
     using Clock = std::chrono::steady_clock;
     CompressPipeline pipeline(source, options);
     PartialFile file(path);
-    std::vector<std::byte> entries;
+    ByteWriter entries;
     CompressResult result;
     auto last_report = Clock::now();
     while (result.chunks < pipeline.chunks()) {
         if (const auto chunk = pipeline.take()) {
             file.append(chunk->frame);
-            put_number(entries, static_cast<std::uint32_t>(chunk->frame.size()));
-            put_number(entries, chunk->bytes);
-            put_number(entries, chunk->checksum);
+            entries.put(static_cast<std::uint32_t>(chunk->frame.size()));
+            entries.put(chunk->bytes);
+            entries.put(chunk->checksum);
             ++result.chunks;
             result.zero_chunks += chunk->zero ? 1 : 0;
             result.bytes += chunk->bytes;
@@ -59,7 +51,7 @@ CompressResult compress_file(PageSource& source, const std::string& path, const 
         }
     }
     if (options.codec == ChunkCodec::zstd) {
-        file.append(seek_table(entries, result.chunks));
+        file.append(seek_table(entries, result.chunks).bytes());
     }
     result.packed_bytes = file.size();
     if (progress) {

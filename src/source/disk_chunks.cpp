@@ -15,7 +15,8 @@
 
 #include "base/error.hpp"
 #include "base/unique_fd.hpp"
-#include "base/write_all.hpp"
+#include "source/partial_file.hpp"
+#include "source/read_whole.hpp"
 #include "source/xxh64.hpp"
 
 namespace vmthaw {
@@ -35,22 +36,6 @@ struct KeptChunk {
 std::string sixteen_digits(std::uint64_t value) {
     const std::string digits = hex(value).substr(2);
     return std::string(2 * sizeof(value) - digits.size(), '0') + digits;
-}
-
-// As many bytes as came before the end or an error.
-std::size_t read_up_to(int fd, std::span<std::byte> out, std::uint64_t offset) noexcept {
-    std::size_t done = 0;
-    while (done < out.size()) {
-        const ssize_t got = ::pread(fd, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
-        if (got <= 0) {
-            if (got < 0 && errno == EINTR) {
-                continue;
-            }
-            break;
-        }
-        done += static_cast<std::size_t>(got);
-    }
-    return done;
 }
 
 // Everything in the directory and one below, half-written files of the killed included.
@@ -128,7 +113,7 @@ bool DiskChunks::try_load(std::uint64_t chunk, std::span<std::byte> out) {
     std::array<std::byte, kTrailerBytes + 1> trailer{};  // one more: a longer file is not ours either
     std::uint64_t checksum = 0;
     const bool whole =
-        read_up_to(fd.get(), out, 0) == out.size() && read_up_to(fd.get(), trailer, out.size()) == kTrailerBytes;
+        read_whole(fd.get(), 0, out).ok() && read_whole(fd.get(), out.size(), trailer).got_bytes == kTrailerBytes;
     std::memcpy(&checksum, trailer.data(), kTrailerBytes);
     if (!whole || checksum != checksum_of(chunk, out)) {
         damaged_.fetch_add(1, std::memory_order_relaxed);
@@ -158,26 +143,11 @@ void DiskChunks::try_store(std::uint64_t chunk, std::span<const std::byte> bytes
     if (bytes_.load(std::memory_order_relaxed) + needed > config_.capacity_bytes) {
         make_room();
     }
-    const std::string path = path_of(chunk);
-    const std::string part = path + "." + std::to_string(::getpid()) + "-" +
-                             std::to_string(written_.fetch_add(1, std::memory_order_relaxed)) + ".part";
-    UniqueFd fd(::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd) {
-        throw SystemError(errno, "open " + part);
-    }
-    try {
-        const std::uint64_t checksum = checksum_of(chunk, bytes);
-        std::array<std::byte, kTrailerBytes> trailer{};
-        std::memcpy(trailer.data(), &checksum, kTrailerBytes);
-        write_all(fd.get(), bytes.data(), bytes.size(), 0, part);
-        write_all(fd.get(), trailer.data(), trailer.size(), bytes.size(), part);
-        fd.reset();
-        fs::rename(part, path);
-    } catch (...) {
-        std::error_code ignored;
-        fs::remove(part, ignored);
-        throw;
-    }
+    const std::uint64_t checksum = checksum_of(chunk, bytes);
+    PartialFile file(path_of(chunk));
+    file.append(bytes);
+    file.append(std::as_bytes(std::span(&checksum, 1)));
+    file.finish(PartialFile::Flush::never);  // what a crash leaves is read again, and its checksum does not hold
     bytes_.fetch_add(needed, std::memory_order_relaxed);
 }
 

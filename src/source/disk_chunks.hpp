@@ -56,8 +56,7 @@ private:
     std::uint64_t identity_hash_;
     std::string place_;
     ForkGuard fork_guard_;
-    std::atomic<std::uint64_t> written_{0};  // names of files in the making
-    std::atomic<std::uint64_t> bytes_{0};    // in the directory, as far as this object knows
+    std::atomic<std::uint64_t> bytes_{0};  // in the directory, as far as this object knows
     std::atomic<std::uint64_t> hits_{0};
     std::atomic<std::uint64_t> misses_{0};
     std::atomic<std::uint64_t> damaged_{0};

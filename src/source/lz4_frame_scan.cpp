@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
 #include <vector>
+
+#include "source/byte_cursor.hpp"
 
 namespace vmthaw {
 namespace {
@@ -23,7 +24,7 @@ constexpr std::uint64_t kWindow = 4096;
 
 std::uint32_t magic_number(std::span<const std::byte> bytes) {
     std::uint32_t value = 0;
-    std::memcpy(&value, bytes.first(sizeof value).data(), sizeof value);
+    (void)ByteCursor(bytes).take(value);
     return value;
 }
 
@@ -176,8 +177,7 @@ private:
 }  // namespace
 
 bool is_lz4_magic(std::span<const std::byte, 4> magic) noexcept {
-    std::uint32_t value = 0;
-    std::memcpy(&value, magic.data(), sizeof value);
+    const std::uint32_t value = magic_number(magic);
     return value == kLz4Magic || value == kLegacyMagic;
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/unique_fd.hpp"
+#include "source/read_whole.hpp"
 
 namespace vmthaw {
 namespace {
@@ -66,18 +67,7 @@ ReadResult PackedSource::fetch(std::size_t chunk, std::vector<std::byte>& packed
         return {.status = ReadStatus::io_error, .errno_value = EBADMSG};
     }
     packed.resize(static_cast<std::size_t>(status.st_size));
-    std::size_t done = 0;
-    while (done < packed.size()) {
-        const ssize_t got = ::pread(fd.get(), packed.data() + done, packed.size() - done, static_cast<off_t>(done));
-        if (got > 0) {
-            done += static_cast<std::size_t>(got);
-        } else if (got == 0) {
-            return {.status = ReadStatus::short_read};
-        } else if (errno != EINTR) {
-            return {.status = ReadStatus::io_error, .errno_value = errno};
-        }
-    }
-    return {};
+    return read_whole(fd.get(), 0, packed);
 }
 
 std::string PackedSource::place_of(std::size_t chunk) const {

@@ -44,8 +44,10 @@ void PartialFile::append(std::span<const std::byte> bytes) {
     size_ += bytes.size();
 }
 
-void PartialFile::finish() {
-    check_errno(::fsync(fd_.get()), ("fsync(" + partial_path_ + ")").c_str());
+void PartialFile::finish(Flush flush) {
+    if (flush == Flush::first) {
+        check_errno(::fsync(fd_.get()), ("fsync(" + partial_path_ + ")").c_str());
+    }
     check_errno(std::rename(partial_path_.c_str(), path_.c_str()), ("rename(" + path_ + ")").c_str());
     finished_ = true;
 }

@@ -6,7 +6,8 @@
 
 namespace vmthaw {
 
-// One zstd frame. Free functions, any thread; only compression throws (bad_alloc).
+// One zstd frame. Free functions, any thread; only compression throws (bad_alloc, ArgumentError
+// for a level that zstd does not have).
 
 // Decompresses the frame (or frames) that `frame` is, all of it, into exactly `out`. Null, or what is wrong.
 [[nodiscard]] const char* zstd_decompress(std::span<const std::byte> frame, std::span<std::byte> out) noexcept;

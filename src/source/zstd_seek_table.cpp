@@ -1,10 +1,10 @@
 #include "source/zstd_seek_table.hpp"
 
 #include <array>
-#include <cstring>
 #include <vector>
 
 #include "base/error.hpp"
+#include "source/byte_cursor.hpp"
 
 namespace vmthaw {
 namespace {
@@ -12,9 +12,11 @@ namespace {
 constexpr std::uint64_t kSkippableHeaderBytes = 8;
 constexpr std::uint8_t kReservedBits = 0x7C;  // the two bits below them are unused and may be anything
 
-std::uint32_t number_at(std::span<const std::byte> bytes, std::size_t position) {
-    std::uint32_t value = 0;
-    std::memcpy(&value, bytes.subspan(position).first(sizeof value).data(), sizeof value);
+// Of bytes whose number was checked.
+template <typename Value = std::uint32_t>
+Value take(ByteCursor& cursor) {
+    Value value = 0;
+    (void)cursor.take(value);
     return value;
 }
 
@@ -29,14 +31,15 @@ ChunkIndex read_zstd_seek_table(const std::string& path, std::uint64_t file_size
     if (file_size < kSkippableHeaderBytes + footer.size() || !fetch(file_size - footer.size(), footer)) {
         refuse_index(path, "seek_table.footer", "the file is too short to have one");
     }
-    if (number_at(footer, 5) != kZstdSeekableMagic) {
+    ByteCursor at_footer(footer);
+    const auto entries = take(at_footer);
+    const auto descriptor = take<std::uint8_t>(at_footer);
+    if (take(at_footer) != kZstdSeekableMagic) {
         refuse_index(
             path, "seek_table.magic",
             "the file does not end in a seek table of zstd's seekable format, nor does it begin as an LZ4 frame: "
             "was it cut, or written by plain zstd? compress_file() writes what can be read at any place");
     }
-    const std::uint32_t entries = number_at(footer, 0);
-    const auto descriptor = std::to_integer<std::uint8_t>(footer[4]);
     if ((descriptor & kReservedBits) != 0) {
         refuse_index(path, "seek_table.descriptor", "reserved bits are set in " + hex(descriptor));
     }
@@ -57,29 +60,30 @@ ChunkIndex read_zstd_seek_table(const std::string& path, std::uint64_t file_size
     if (!fetch(frames_end, table)) {
         refuse_index(path, "seek_table", "it cannot be read: did the file shrink?");
     }
-    if (number_at(table, 0) != kZstdSkippableMagic) {
+    ByteCursor cursor(table);
+    if (take(cursor) != kZstdSkippableMagic) {
         refuse_index(path, "seek_table.header",
                      "no skippable frame begins where " + std::to_string(entries) + " entries would (at " +
                          hex(frames_end) + ")");
     }
-    if (number_at(table, 4) != entries * entry_bytes + footer.size()) {
+    if (const auto size = take(cursor); size != entries * entry_bytes + footer.size()) {
         refuse_index(path, "seek_table.size",
-                     "the frame of the seek table is " + std::to_string(number_at(table, 4)) +
+                     "the frame of the seek table is " + std::to_string(size) +
                          " bytes long, which is not what its entries take");
     }
     ChunkIndex index(ChunkCodec::zstd, has_checksums);
     std::uint64_t position = 0;
     for (std::uint32_t entry = 0; entry < entries; ++entry) {
-        const std::size_t at = kSkippableHeaderBytes + entry * entry_bytes;
-        const std::uint32_t packed = number_at(table, at);
-        const std::uint32_t bytes = number_at(table, at + 4);
+        const auto packed = take(cursor);
+        const auto bytes = take(cursor);
+        const std::uint32_t checksum = has_checksums ? take(cursor) : 0;
         if (packed > frames_end - position) {
             refuse_index(path, entry_field(entry, "compressed_size"),
                          "frames of " + std::to_string(packed) + " bytes from " + hex(position) +
                              " on run into the seek table at " + hex(frames_end));
         }
         if (bytes != 0) {  // a frame without bytes is where some writers end
-            index.add(path, position, bytes, packed, has_checksums ? number_at(table, at + 8) : 0);
+            index.add(path, position, bytes, packed, checksum);
         }
         position += packed;
     }
