@@ -12,10 +12,10 @@
 #include "base/error.hpp"
 #include "bindings/buffer_view.hpp"
 #include "bindings/source.hpp"
-#include "source/layered_header.hpp"
-#include "source/layered_header_reader.hpp"
-#include "source/layered_header_writer.hpp"
-#include "source/layered_layers.hpp"
+#include "source/layered/layered_header.hpp"
+#include "source/layered/layered_header_reader.hpp"
+#include "source/layered/layered_header_writer.hpp"
+#include "source/layered/layered_layers.hpp"
 
 // GIL: parsing and writing run without it (a header may be a hundred megabytes); no lock is taken.
 namespace vmthaw::bindings {

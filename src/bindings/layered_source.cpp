@@ -12,10 +12,10 @@
 #include "base/error.hpp"
 #include "bindings/buffer_view.hpp"
 #include "bindings/source.hpp"
-#include "source/layered_map.hpp"
-#include "source/layered_source.hpp"
-#include "source/lz4_frame.hpp"
-#include "source/zstd_frame.hpp"
+#include "source/compressed/lz4_frame.hpp"
+#include "source/compressed/zstd_frame.hpp"
+#include "source/layered/layered_map.hpp"
+#include "source/layered/layered_source.hpp"
 
 // GIL and locking: opening builds and looking at the cache of frames, which has a lock, run with the GIL released.
 namespace vmthaw::bindings {

@@ -15,9 +15,9 @@
 
 #include "base/error.hpp"
 #include "bindings/text.hpp"
-#include "source/file_source.hpp"
+#include "source/file/file_source.hpp"
+#include "source/file/sparse_diff_source.hpp"
 #include "source/page_source.hpp"
-#include "source/sparse_diff_source.hpp"
 #include "source/zero_source.hpp"
 
 // GIL and locking: whatever may wait for a disk, for Python threads or for a lock runs with the GIL released; results

@@ -9,7 +9,7 @@
 
 #include "base/error.hpp"
 #include "bindings/source.hpp"
-#include "source/cached_source.hpp"
+#include "source/cached/cached_source.hpp"
 
 // GIL and locking: a cache takes locks and waits for its source, so every call into it releases the GIL first.
 namespace vmthaw::bindings {

@@ -15,10 +15,10 @@
 #include "base/error.hpp"
 #include "bindings/buffer_view.hpp"
 #include "bindings/source.hpp"
-#include "source/chunk_compressor.hpp"
-#include "source/compress_file.hpp"
-#include "source/compressed_source.hpp"
-#include "source/packed_source.hpp"
+#include "source/compressed/chunk_compressor.hpp"
+#include "source/compressed/compress_file.hpp"
+#include "source/compressed/compressed_source.hpp"
+#include "source/compressed/packed_source.hpp"
 #include "source/xxh64.hpp"
 
 // GIL and locking: opening, reading and compressing run with the GIL released. `progress` is called on the calling

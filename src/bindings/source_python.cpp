@@ -11,8 +11,8 @@
 #include "base/error.hpp"
 #include "bindings/buffer_view.hpp"
 #include "bindings/source.hpp"
-#include "source/python_source.hpp"
-#include "source/request_queue.hpp"
+#include "source/python/python_source.hpp"
+#include "source/python/request_queue.hpp"
 
 // GIL and locking: RequestQueue takes a C++ lock, so every call into it releases the GIL first, and no lock is held
 // when it is taken again. Only threads that Python started call next_requests(), complete() and fail().

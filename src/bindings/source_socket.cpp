@@ -9,9 +9,9 @@
 #include "base/error.hpp"
 #include "bindings/source.hpp"
 #include "bindings/text.hpp"
-#include "source/page_exporter.hpp"
-#include "source/socket_address.hpp"
-#include "source/socket_source.hpp"
+#include "source/socket/page_exporter.hpp"
+#include "source/socket/socket_address.hpp"
+#include "source/socket/socket_source.hpp"
 
 // GIL and locking: connections and exporters take C++ locks, so every call into them releases the GIL first; results
 // become Python objects after it was taken again. Their threads never see Python: a source that is written in Python

@@ -8,11 +8,11 @@
 #include <utility>
 #include <vector>
 
-#include "source/chunk_index.hpp"
-#include "source/compress_file.hpp"
-#include "source/file_source.hpp"
-#include "source/lz4_frame_scan.hpp"
-#include "source/zstd_seek_table.hpp"
+#include "source/compressed/chunk_index.hpp"
+#include "source/compressed/compress_file.hpp"
+#include "source/compressed/lz4_frame_scan.hpp"
+#include "source/compressed/zstd_seek_table.hpp"
+#include "source/file/file_source.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

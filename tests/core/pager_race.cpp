@@ -4,7 +4,7 @@
 
 #include "pager/registration_check.hpp"
 #include "pager_support.hpp"
-#include "source/file_source.hpp"
+#include "source/file/file_source.hpp"
 #include "source_support.hpp"
 
 // The real fault loop on a real userfaultfd while other threads take pages away.

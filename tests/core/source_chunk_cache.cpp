@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
-#include "source/chunk_cache.hpp"
+#include "source/cached/chunk_cache.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "compressed_support.hpp"
-#include "source/compressed_source.hpp"
+#include "source/compressed/compressed_source.hpp"
 
 namespace vmthaw::source_tests {
 namespace {

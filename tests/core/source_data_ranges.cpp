@@ -5,7 +5,7 @@
 #include <random>
 #include <set>
 
-#include "source/data_ranges.hpp"
+#include "source/file/data_ranges.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

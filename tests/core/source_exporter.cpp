@@ -13,11 +13,11 @@
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
-#include "source/file_source.hpp"
-#include "source/page_exporter.hpp"
-#include "source/python_source.hpp"
-#include "source/request_queue.hpp"
-#include "source/socket_source.hpp"
+#include "source/file/file_source.hpp"
+#include "source/python/python_source.hpp"
+#include "source/python/request_queue.hpp"
+#include "source/socket/page_exporter.hpp"
+#include "source/socket/socket_source.hpp"
 #include "source_socket_support.hpp"
 
 namespace vmthaw::source_tests {

@@ -1,5 +1,5 @@
 // FileSource: what it serves, where it ends, and what it refuses.
-#include "source/file_source.hpp"
+#include "source/file/file_source.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "base/mapping.hpp"
-#include "source/file_source.hpp"
+#include "source/file/file_source.hpp"
 #include "source_support.hpp"
 #include "userfaultfd/userfaultfd_factory.hpp"
 

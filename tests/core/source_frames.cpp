@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "source/lz4_frame.hpp"
-#include "source/zstd_frame.hpp"
+#include "source/compressed/lz4_frame.hpp"
+#include "source/compressed/zstd_frame.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

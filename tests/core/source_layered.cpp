@@ -14,9 +14,9 @@
 
 #include "allocation_counter.hpp"
 #include "base/error.hpp"
-#include "source/file_source.hpp"
-#include "source/layered_source.hpp"
-#include "source/zstd_frame.hpp"
+#include "source/compressed/zstd_frame.hpp"
+#include "source/file/file_source.hpp"
+#include "source/layered/layered_source.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

@@ -12,8 +12,8 @@
 #include <string>
 #include <thread>
 
-#include "source/python_source.hpp"
-#include "source/request_queue.hpp"
+#include "source/python/python_source.hpp"
+#include "source/python/request_queue.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

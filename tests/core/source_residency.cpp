@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "source/file_source.hpp"
+#include "source/file/file_source.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

@@ -11,7 +11,7 @@
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
-#include "source/socket_source.hpp"
+#include "source/socket/socket_source.hpp"
 #include "source_socket_support.hpp"
 
 namespace vmthaw::source_tests {

@@ -14,8 +14,8 @@
 
 #include "base/event_fd.hpp"
 #include "base/unix_listener.hpp"
-#include "source/page_wire.hpp"
-#include "source/socket_address.hpp"
+#include "source/socket/page_wire.hpp"
+#include "source/socket/socket_address.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "base/error.hpp"
-#include "source/page_request_reader.hpp"
-#include "source/reply_pipeline.hpp"
-#include "source/socket_address.hpp"
+#include "source/socket/page_request_reader.hpp"
+#include "source/socket/reply_pipeline.hpp"
+#include "source/socket/socket_address.hpp"
 #include "source_support.hpp"
 
 namespace vmthaw::source_tests {

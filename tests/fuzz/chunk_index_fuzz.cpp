@@ -5,8 +5,8 @@
 
 #include "base/error.hpp"
 #include "fuzz_check.hpp"
-#include "source/lz4_frame_scan.hpp"
-#include "source/zstd_seek_table.hpp"
+#include "source/compressed/lz4_frame_scan.hpp"
+#include "source/compressed/zstd_seek_table.hpp"
 
 // The indexes of compressed files: whatever the bytes are, there is a SourceOpenError that names a field, or chunks
 // that follow one another in the memory and lie in the file.

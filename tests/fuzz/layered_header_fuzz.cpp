@@ -11,10 +11,10 @@
 
 #include "base/error.hpp"
 #include "fuzz_check.hpp"
-#include "source/layered_header.hpp"
-#include "source/layered_header_reader.hpp"
-#include "source/layered_header_writer.hpp"
-#include "source/lz4_frame.hpp"
+#include "source/compressed/lz4_frame.hpp"
+#include "source/layered/layered_header.hpp"
+#include "source/layered/layered_header_reader.hpp"
+#include "source/layered/layered_header_writer.hpp"
 
 // Headers of layered memory: as they come, and with what follows the fixed part put into an LZ4 frame whose sizes and
 // checksums are right, or no mutant would get past them. There is an error that names a field, or a header whose

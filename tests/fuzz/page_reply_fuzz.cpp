@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "fuzz_check.hpp"
-#include "source/reply_pipeline.hpp"
+#include "source/socket/reply_pipeline.hpp"
 
 // What a page server may answer: right replies, any bytes, in any pieces, and connections that end anywhere, while
 // readers come. A read that ends well has exactly its bytes, every read ends, and nothing is written beside the buffers

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "fuzz_check.hpp"
-#include "source/page_request_reader.hpp"
+#include "source/socket/page_request_reader.hpp"
 
 // What an exporter's client sends: any bytes in any pieces. The requests that come out are those of the bytes, in
 // order; whatever is not refused lies inside the memory, and neighbours are put together only where they are
