@@ -71,6 +71,9 @@ std::uint64_t next_random(std::uint64_t state, std::uint64_t found) {
 template <typename Look>
 double time_random(std::uint64_t blocks, std::uint64_t lookups, const Look& look) {
     constexpr unsigned kHighBits = 32;
+    if (blocks == 0 || lookups == 0) {
+        throw ArgumentError("a header without blocks has nothing to look up");
+    }
     std::uint64_t state = 1;
     const std::uint64_t begin_ns = monotonic_ns();
     for (std::uint64_t i = 0; i < lookups; ++i) {

@@ -33,7 +33,7 @@ int PythonFs::list(const FuseCaller& caller, const std::string& path, std::uint6
     std::shared_ptr<Listing> listing;
     try {
         listing = std::make_shared<Listing>();
-    } catch (const std::bad_alloc&) {
+    } catch (...) {
         return ENOMEM;
     }
     listing->changes = changes_.load();
