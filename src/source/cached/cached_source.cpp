@@ -10,10 +10,10 @@
 namespace vmthaw {
 namespace {
 
-constexpr std::uint64_t kLargestChunk = std::uint64_t{64} << 20U;
+constexpr std::uint64_t kLargestCachedChunk = std::uint64_t{64} << 20U;
 
 std::uint64_t checked_chunk(std::uint64_t bytes) {
-    if (!std::has_single_bit(bytes) || bytes < kPageBytes || bytes > kLargestChunk) {
+    if (!std::has_single_bit(bytes) || bytes < kPageBytes || bytes > kLargestCachedChunk) {
         throw ArgumentError("a chunk is a power of two from 4096 bytes to 64 MiB, not " + std::to_string(bytes) +
                             " bytes");
     }
