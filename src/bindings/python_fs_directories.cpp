@@ -29,6 +29,7 @@ int PythonFs::opendir(const FuseCaller& caller, std::uint64_t node, const FuseOp
     return error != 0 ? error : add_handle(node, true, opened.handle);
 }
 
+// NOLINTNEXTLINE(bugprone-exception-escape): ask() catches what its lambda throws
 int PythonFs::list(const FuseCaller& caller, const std::string& path, std::uint64_t handle) noexcept {
     std::shared_ptr<Listing> listing;
     try {

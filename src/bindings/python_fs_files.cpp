@@ -123,6 +123,7 @@ int PythonFs::create(const FuseCaller& caller, std::uint64_t parent, std::string
     return 0;
 }
 
+// NOLINTNEXTLINE(bugprone-exception-escape): ask() catches what its lambda throws
 int PythonFs::read(const FuseCaller& caller, std::uint64_t node, const FuseReadIn& request,
                    ReadAnswer& answer) noexcept {
     std::string path;

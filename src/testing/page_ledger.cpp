@@ -14,7 +14,8 @@ volatile std::uint64_t* word_at(std::uint64_t address) noexcept {
 
 // Each page has one word that the VM writes: elsewhere in every page, so that copying over it is seen.
 std::uint64_t own_word(std::uint64_t page, std::uint64_t page_size) noexcept {
-    return mix64(page ^ 0x5EEDU) % (page_size / sizeof(std::uint64_t));
+    const std::uint64_t words = page_size / sizeof(std::uint64_t);
+    return words == 0 ? 0 : mix64(page ^ 0x5EEDU) % words;
 }
 
 std::uint64_t own_value(std::uint64_t page, std::uint32_t generation) noexcept {
