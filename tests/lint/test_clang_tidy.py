@@ -20,18 +20,22 @@ def test_clang_tidy_finds_nothing() -> None:
 
 
 def test_clang_tidy_sees_every_source_file() -> None:
-    seen = {unit.source for unit in clang_tidy.units(tree.ROOT / "build" / "release")}
-    assert seen >= set((tree.ROOT / "src").glob("*/*.cpp"))
+    seen = {source for unit in clang_tidy.units(tree.ROOT / "build" / "release") for source in unit.sources}
+    assert seen >= set((tree.ROOT / "src").rglob("*.cpp"))
 
 
 def test_clang_tidy_would_find_something(tmp_path: Path) -> None:
     (tmp_path / ".clang-tidy").write_bytes((tree.ROOT / ".clang-tidy").read_bytes())
-    (tmp_path / "mutant.cpp").write_text("int* f(long x) { return (int*)x; }\n")
+    (tmp_path / "src").mkdir()
+    part = tmp_path / "src" / "part.cpp"
+    part.write_text("int* f(long x) { return (int*)x; }\nint g(int* p) { return p == nullptr ? *p : 0; }\n")
+    together = clang_tidy.as_one_file((part,), tmp_path, 1)
     done = subprocess.run(
-        [clang_tidy.TOOL, "--quiet", tmp_path / "mutant.cpp", "--", "-std=c++20"],
+        [clang_tidy.TOOL, "--quiet", together, "--", "-std=c++20"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode != 0
     assert "cppcoreguidelines-pro-type-cstyle-cast" in done.stdout
+    assert "clang-analyzer-core.NullDereference" in done.stdout
