@@ -17,7 +17,6 @@ namespace {
 constexpr std::uint64_t kStepBytes = 512U << 10U;
 constexpr std::uint64_t kZeroStepBytes = 2U << 20U;
 constexpr std::uint16_t kPoolPatience = 20;  // parks of up to 2 ms before an empty huge page pool is a failure
-constexpr std::uint64_t kWholeCheckNs = 1'000'000;
 
 // At least one page; more where a window goes over pages that were there before it.
 std::uint64_t skip_present(const MappedRegion& mapped, std::uint64_t page, std::uint64_t max_pages) noexcept {
@@ -168,7 +167,7 @@ PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, cons
         return {FillResult::need_source, 0};  // ready, but only through read(): a source thread's work
     }
     if (!is_bounced || !context.may_block) {  // read() looks by itself
-        if (const ReadResult whole = check_whole(task.t_fault_ns); !whole.ok()) {
+        if (const ReadResult whole = core_.source->whole_lately(run.offset(), task.t_fault_ns); !whole.ok()) {
             failure = at(*run.mapped, run.page);
             failure.read = whole;
             return {FillResult::source_failed, 0};
@@ -178,20 +177,6 @@ PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, cons
         task.t_fetched_ns = monotonic_ns();
     }
     return conclude(task, run, core_.uffd.copy(run.address(), bytes, run.bytes()), context, failure);
-}
-
-// A file that was cut answers EFAULT behind its new end; only the page that the end now lies in would be taken for
-// whole. So once in a while is often enough: the question is a system call, and 5 % of a fault.
-ReadResult PageInstaller::check_whole(std::uint64_t now_ns) noexcept {
-    const std::uint64_t last_ns = core_.whole_checked_ns.load(std::memory_order_relaxed);
-    if (now_ns - last_ns < kWholeCheckNs) {
-        return {};
-    }
-    const ReadResult whole = core_.source->still_whole();
-    if (whole.ok()) {
-        core_.whole_checked_ns.store(now_ns, std::memory_order_relaxed);
-    }
-    return whole;
 }
 
 FillOutcome PageInstaller::install_zeros(const Run& run) const noexcept {

@@ -67,7 +67,6 @@ private:
     Step conclude(FillTask& task, const Run& run, const FillOutcome& outcome, const FillContext& context,
                   FillFailure& failure) noexcept;
     Step answer_protected(const Run& run, std::uint8_t flags, FillFailure& failure) const noexcept;
-    [[nodiscard]] ReadResult check_whole(std::uint64_t now_ns) noexcept;
     [[nodiscard]] FillOutcome install_zeros(const Run& run) const noexcept;
     [[nodiscard]] bool is_absent_after_all(const Run& run, std::uint64_t page) const noexcept;
     void account(const FillTask& task, const Run& run, std::uint64_t pages, const FillContext& context,

@@ -37,8 +37,7 @@ struct SessionCore {
     PagerCounters counters;
     std::uint32_t id = 0;
     std::atomic<bool> closing{false};
-    std::atomic<std::uint32_t> last_tid{0};          // who faulted last, 0 without UFFD_FEATURE_THREAD_ID
-    std::atomic<std::uint64_t> whole_checked_ns{0};  // when the source was last seen whole
+    std::atomic<std::uint32_t> last_tid{0};  // who faulted last, 0 without UFFD_FEATURE_THREAD_ID
 };
 
 }  // namespace vmthaw

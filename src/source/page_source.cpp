@@ -8,6 +8,8 @@
 namespace vmthaw {
 namespace {
 
+constexpr std::uint64_t kLatelyNs = 1'000'000;
+
 std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t size) {
     return std::to_string(size) + " bytes at offset " + hex(offset) + " of " + source.description_at(offset);
 }
@@ -26,6 +28,19 @@ std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t 
 std::uint64_t page_spoken_of(std::uint64_t range_size) noexcept {
     const std::uint64_t bits = range_size | kLargestSourcePage;
     return std::max(bits & (~bits + 1), kPageBytes);
+}
+
+// A file that was cut answers EFAULT behind its new end; only the page that the end now lies in would be taken for
+// whole. So once in a while is often enough: the question is a system call, and 5 % of a fault.
+ReadResult PageSource::whole_lately(std::uint64_t /*offset*/, std::uint64_t now_ns) const noexcept {
+    if (now_ns - seen_whole_ns_.load(std::memory_order_relaxed) < kLatelyNs) {
+        return {};
+    }
+    const ReadResult whole = still_whole();
+    if (whole.ok()) {
+        seen_whole_ns_.store(now_ns, std::memory_order_relaxed);
+    }
+    return whole;
 }
 
 void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size, const ReadResult& result) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -71,8 +72,11 @@ public:
     }
     // Brings [offset, offset + size) to where mapped() reads it without blocking. May block.
     [[nodiscard]] virtual ReadResult prepare(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return {}; }
-    // Checked before a mapped range is installed: that the source is still whole (a file did not shrink). Cheap.
+    // That the source is still what it was at open (a file did not shrink). A system call for each file, mostly.
     [[nodiscard]] virtual ReadResult still_whole() const noexcept { return {}; }
+    // The same of what lies at `offset`, where a run that mapped() or read_now() gave begins; once found whole it is
+    // not asked again for a millisecond. Checked before such a run is installed; `now_ns` is of monotonic_ns().
+    [[nodiscard]] virtual ReadResult whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept;
 
     // True after close() and in a forked child. Cheaper than still_whole() where there are many files.
     [[nodiscard]] virtual bool is_closed() const noexcept { return still_whole().status == ReadStatus::closed; }
@@ -96,6 +100,7 @@ public:
 
 private:
     ForkGuard fork_guard_;
+    mutable std::atomic<std::uint64_t> seen_whole_ns_{0};
 };
 
 // Ranges behind the end of a memory are zeros to the end of the last page asked for. The size of the pages that a range

@@ -43,7 +43,8 @@ LayeredHeader random_header(std::uint32_t seed, std::uint64_t pages) {
     header.size = pages * kPage - random() % kPage;
     header.uuids = {uuid_of(1), uuid_of(2), uuid_of(3), Uuid{}};
     for (std::uint64_t page = 0; page < pages;) {
-        const std::uint64_t length = std::min<std::uint64_t>(1 + random() % 9, pages - page);
+        const std::uint64_t wanted = random() % 16 == 0 ? pages / 2 : 1 + random() % 9;
+        const std::uint64_t length = std::min(wanted, pages - page);
         const auto build = static_cast<std::uint32_t>(random() % 4);
         const std::uint64_t storage = random() % 3 == 0 ? page : random() % 4096;
         header.mappings.push_back({page * kPage, length * kPage, build == 3 ? 0 : storage * kPage, build});
@@ -275,6 +276,32 @@ TEST(LayeredSource, RefusesABuildThatDoesNotBeginAtZero) {
     const auto late = std::make_shared<FileSource>(file.path(), kPage);
     EXPECT_THROW(LayeredSource(header, {{uuid_of(1), late}}), Error);
     EXPECT_THROW(LayeredSource(header, {}), Error);
+}
+
+TEST(LayeredSource, AsksOnlyTheBuildThatAPageLiesInWhetherItWasCutAndOnceAMillisecond) {
+    constexpr std::uint64_t kMillisecondNs = 1'000'000;
+    constexpr std::uint64_t kNow = 50 * kMillisecondNs;
+    TemporaryFile whole;
+    TemporaryFile cut;
+    whole.fill(0, kPage);
+    cut.fill(0, kPage);
+    LayeredHeader header;
+    header.size = 3 * kPage;
+    header.uuids = {uuid_of(1), uuid_of(2), Uuid{}};
+    header.mappings = {{0, kPage, 0, 0}, {kPage, kPage, 0, 1}, {2 * kPage, kPage, 0, 2}};
+    LayeredSource source(header, {{uuid_of(1), std::make_shared<FileSource>(whole.path())},
+                                  {uuid_of(2), std::make_shared<FileSource>(cut.path())}});
+    EXPECT_TRUE(source.whole_lately(kPage, kNow).ok());
+    cut.resize(100);
+    EXPECT_TRUE(source.whole_lately(0, kNow + 2 * kMillisecondNs).ok());
+    EXPECT_TRUE(source.whole_lately(2 * kPage, kNow + 2 * kMillisecondNs).ok());
+    EXPECT_TRUE(source.whole_lately(kPage, kNow + kMillisecondNs - 1).ok()) << "it was asked a moment ago";
+    EXPECT_EQ(source.whole_lately(kPage, kNow + kMillisecondNs).status, ReadStatus::short_read);
+    EXPECT_EQ(source.whole_lately(kPage, kNow + kMillisecondNs + 1).status, ReadStatus::short_read)
+        << "a file that was cut is not taken for whole a moment later";
+    EXPECT_EQ(source.whole_lately(3 * kPage, kNow).status, ReadStatus::out_of_range);
+    source.close();
+    EXPECT_EQ(source.whole_lately(0, kNow).status, ReadStatus::closed);
 }
 
 TEST(LayeredSource, CopiesFromTheBuildsOwnMapping) {

@@ -173,6 +173,10 @@ ReadResult SparseDiffSource::still_whole() const noexcept {
     return {};
 }
 
+ReadResult SparseDiffSource::whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept {
+    return part_at(offset, 1).layer.whole_lately(offset, now_ns);
+}
+
 std::vector<Extent> SparseDiffSource::extents() const {
     std::vector<Extent> result;
     for (std::uint64_t offset = 0; offset < size_;) {

@@ -225,6 +225,17 @@ ReadResult LayeredSource::still_whole() const noexcept {
     return result;
 }
 
+ReadResult LayeredSource::whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept {
+    if (const ReadResult result = check(offset, 1); !result.ok()) {
+        return result;
+    }
+    const Part part = part_at(offset, 1);
+    if (part.layer == nullptr || part.layer->codec != FrameCodec::none) {
+        return {};  // whoever read a frame looked then
+    }
+    return part.layer->source->whole_lately(part.storage, now_ns);
+}
+
 bool LayeredSource::is_closed() const noexcept { return closed_.load(std::memory_order_relaxed) || inherited(); }
 
 std::vector<Extent> LayeredSource::extents() const {
