@@ -25,6 +25,7 @@ from tests.benchmarks.restore_cases import restore_cases
 from tests.benchmarks.run_cases import run_cases
 from tests.benchmarks.snapshot_cases import snapshot_cases
 from tests.benchmarks.source_cases import source_cases
+from tests.benchmarks.source_fault_cases import source_fault_cases
 from tests.benchmarks.trace_cases import trace_cases
 from tests.benchmarks.window_cases import window_cases
 from vmthaw.testing import FakeVmm, FakeVmmHost, TextbookServer
@@ -188,7 +189,7 @@ def all_cases() -> list[Case]:
         Case("failing/retried-at-once", beside_a_failing_page(True, fast=True), "the same, retried 1 to 5 ms apart"),
     ]
     cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases() + dax_cases() + fuse_cases()
-    cases += source_cases() + layered_cases()
+    cases += source_cases() + source_fault_cases() + layered_cases()
     cases += window_cases()
     cases += pack_cases() + unpack_cases()
     return cases if why_no_guest() else cases + run_cases() + capture_cases() + freeze_cases() + snapshot_cases()

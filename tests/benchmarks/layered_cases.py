@@ -1,12 +1,14 @@
-"""What a page of layered memory costs to read, warm, beside the same pages in one file; and what a look-up costs."""
+"""What reading a page of layered memory costs, warm, beside the same pages in one file; and what a look-up costs."""
 
 from __future__ import annotations
 
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from uuid import UUID
 
 from tests.benchmarks.bench import Bench, Case, Sample
@@ -15,55 +17,62 @@ from vmthaw import FileSource, LayeredHeader, LayeredSource, PageSource, _core
 from vmthaw.source import LayeredMapping
 
 _MOST_PAGES = 16384
+_TURN = 512
+"""Pages in a turn."""
 _LONGEST_RUN = 16
 _LOOKUPS = 1_000_000
 _LOOKUP_BLOCKS = (8 << 30) // PAGE
 
 
-def _read_at_random(source: PageSource, pages: int) -> Sample:
-    """Reads each page once, in the same random order for every source, after one round that warms all up."""
-    order = list(range(pages))
-    random.Random(1).shuffle(order)
-    for page in order:
-        source.read(page * PAGE, PAGE)
-    began = time.perf_counter()
-    for page in order:
-        source.read(page * PAGE, PAGE)
-    return Sample(time.perf_counter() - began, pages)
-
-
-def _generations(path: Path, folder: Path, pages: int, count: int) -> tuple[LayeredHeader, dict[UUID, Path]]:
-    """The first pages of `path` as `count` builds: runs of up to 16 pages, each of a build at random, all packed."""
+def generations(bench: Bench, pages: int, count: int) -> tuple[LayeredHeader, dict[UUID, Path]]:
+    """The first pages of the warm file as `count` builds: runs of up to 16 pages, each of a build at random, all
+    packed. Written once for all who ask."""
     chance = random.Random(count)
+    folder = bench.files.path / f"layers-{count}-{pages}"
+    is_new = not folder.exists()
     folder.mkdir(exist_ok=True)
     paths = {UUID(int=number): folder / f"{number}" for number in range(1, count + 1)}
-    files = {uuid: target.open("wb", buffering=0) for uuid, target in paths.items()}
+    ends = dict.fromkeys(paths, 0)
     mappings: list[LayeredMapping] = []
-    with path.open("rb") as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(bench.memory(cold=False).open("rb"))
+        files = {uuid: stack.enter_context(path.open("ab", buffering=0)) for uuid, path in paths.items()}
         page = 0
         while page < pages:
             run = min(pages - page, chance.randint(1, _LONGEST_RUN))
             build = UUID(int=chance.randint(1, count))
-            mappings.append(LayeredMapping(page * PAGE, run * PAGE, build, files[build].tell()))
-            for _ in range(run):  # 4 KiB at a time, as the memory file itself
+            mappings.append(LayeredMapping(page * PAGE, run * PAGE, build, ends[build]))
+            ends[build] += run * PAGE
+            for _ in range(run if is_new else 0):  # 4 KiB at a time, as the memory file itself
                 files[build].write(source.read(PAGE))
             page += run
-    for file in files.values():
-        file.close()
     return LayeredHeader(5, PAGE, pages * PAGE, count, UUID(int=count), UUID(int=1), tuple(mappings)), paths
 
 
-def from_file(bench: Bench) -> Sample:
-    with FileSource(bench.memory(cold=False)) as source:
-        return _read_at_random(source, min(bench.pages, _MOST_PAGES))
+def _seconds(source: PageSource, pages: Sequence[int]) -> float:
+    began = time.perf_counter()
+    for page in pages:
+        source.read(page * PAGE, PAGE)
+    return time.perf_counter() - began
 
 
 def from_layers(count: int) -> Callable[[Bench], Sample]:
+    """Each page once, in the same random order, in turns with the one file; after a round that warms all up. `seconds`
+    are the median turn's times their number."""
+
     def measure(bench: Bench) -> Sample:
-        pages = min(bench.pages, _MOST_PAGES)
-        header, builds = _generations(bench.memory(cold=False), bench.files.path / f"layers-{count}", pages, count)
-        with LayeredSource(header, builds) as source:
-            return _read_at_random(source, pages)
+        pages = min(bench.pages, _MOST_PAGES) // _TURN * _TURN
+        order = list(range(pages))
+        random.Random(1).shuffle(order)
+        times: tuple[list[float], list[float]] = ([], [])
+        with LayeredSource(*generations(bench, pages, count)) as layers, FileSource(bench.memory(cold=False)) as file:
+            for source in (layers, file):
+                _seconds(source, order)
+            for number, start in enumerate(range(0, pages, _TURN)):
+                for which in (0, 1) if number % 2 else (1, 0):
+                    times[which].append(_seconds((layers, file)[which], order[start : start + _TURN]))
+        ours, theirs = (median(some) * len(some) for some in times)
+        return Sample(ours, pages, baseline_seconds=theirs)
 
     return measure
 
@@ -88,10 +97,9 @@ def look_up(runs: int) -> Callable[[Bench], Sample]:
 
 
 def layered_cases() -> list[Case]:
-    """`source/file-random` is the baseline of the others but the look-ups, which bring their own."""
+    """The pages are read from Python; what they cost a VM is in `source_fault_cases`."""
     return [
-        Case("source/file-random", from_file, "FileSource, page by page at random"),
-        Case("source/layered-1", from_layers(1), "layered, 1 generation"),
+        Case("source/layered-1", from_layers(1), "LayeredSource.read of a page at random, 1 generation, in turns"),
         Case("source/layered-8", from_layers(8), "8 generations"),
         Case("source/layered-64", from_layers(64), "64 generations"),
         Case("source/layered-lookup", look_up(65536), "a look-up alone, 65536 runs in 8 GiB"),
