@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 
 from vmthaw.errors import VmthawError
-from vmthaw.source import Codec, ExtentKind, FileSource, LayeredHeader, LayeredSource
+from vmthaw.source import Codec, ExtentKind, FileSource, LayeredHeader, LayeredMapping, LayeredSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,8 @@ _LARGEST_HEADER = 512 << 20
 @dataclass
 class Layer:
     """One layer: `bytes` of the memory are in it, in `mappings` runs. `zero_bytes` of them are zeros all the same; None
-    when nobody looked."""
+    when nobody looked. `checksum` is "matches", "differs", "unknown" (the header has none), "incomplete" (nor has it
+    all frames of the build, without which its bytes are not known), or None when nobody looked."""
 
     name: str
     bytes: int
@@ -38,6 +39,7 @@ class Layer:
     frames: int = 0
     file: str | None = None
     zero_bytes: int | None = None
+    checksum: str | None = None
 
 
 @dataclass
@@ -124,7 +126,10 @@ def _inspect_header(path: Path, header: LayeredHeader, folder: Path, verify: boo
     }
     if verify:
         found.problems += [f"build {build} is not in {folder}" for build in layers if build not in files]
-        found.problems += _file_problems(known, files)
+        for build, layer in layers.items():
+            if build in files:
+                layer.checksum, problems = _check_file(known.get(build), files[build])
+                found.problems += problems
     if files.keys() == layers.keys():
         found.problems += _count_zeros(header, files, layers)
     return found
@@ -162,19 +167,46 @@ def _zeros(source: PageSource, offset: int, size: int) -> int:
     return zeros
 
 
-def _file_problems(known: Mapping[UUID, LayeredBuild], files: Mapping[UUID, Path]) -> list[str]:
-    """Sizes and checksums of plain builds. Those of a compressed one are of its decompressed bytes, which nobody has
-    here when the header lists only some frames: its frames are read instead."""
-    problems = []
-    for build, path in files.items():
-        one = known.get(build)
-        if one is None or one.codec != Codec.none:
-            continue
-        if one.size and path.stat().st_size != one.size:
-            problems.append(f"{path} has {path.stat().st_size} bytes, the header says {one.size}")
-        elif any(one.checksum):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").digest()
-            if digest != one.checksum:
-                problems.append(f"{path} has the SHA-256 {digest.hex()}, the header says {one.checksum.hex()}")
-    return problems
+def _check_file(build: LayeredBuild | None, path: Path) -> tuple[str, list[str]]:
+    """What its checksum says, and what is wrong with its size or its bytes. In versions 4 and 5 both are of what the
+    build is when decompressed; the header lists the frames that mappings use, which need not be all."""
+    if build is None:
+        return "unknown", []
+    size = path.stat().st_size
+    if build.codec == Codec.none and build.size and size != build.size:
+        return "differs", [f"{path} has {size} bytes, the header says {build.size}"]
+    if not any(build.checksum):
+        return "unknown", []
+    try:
+        digest = _digest(build, path)
+    except VmthawError as error:
+        return "differs", [f"{path}: {error}"]
+    if digest is None:
+        return "incomplete", []
+    if digest == build.checksum:
+        return "matches", []
+    what = "" if build.codec == Codec.none else ", decompressed,"
+    return "differs", [f"{path}{what} has the SHA-256 {digest.hex()}, the header says {build.checksum.hex()}"]
+
+
+def _digest(build: LayeredBuild, path: Path) -> bytes | None:
+    """The SHA-256 of the build's bytes; None when the header does not have all of its frames. Raises VmthawError for a
+    frame that is damaged."""
+    if build.codec == Codec.none:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    end = 0
+    for frame in build.frames:
+        if frame.start != end:
+            return None
+        end += frame.size
+    if end != build.size:
+        return None
+    # The build by itself: a memory that is one mapping.
+    mapping = LayeredMapping(0, -(-end // PAGE) * PAGE, build.build, 0)
+    header = LayeredHeader(5, PAGE, end, 0, build.build, build.build, (mapping,), (build,))
+    digest = hashlib.sha256()
+    with LayeredSource(header, {build.build: path}) as source:
+        for at in range(0, end, _PIECE):
+            digest.update(source.read(at, min(_PIECE, end - at)))
+    return digest.digest()

@@ -116,6 +116,8 @@ def _layer_line(layer: Layer, size: int) -> str:
         text += f", {layer.codec} in {layer.frames} frames"
     if layer.zero_bytes is not None:
         text += f"; {_share(layer.zero_bytes, layer.bytes)} of it zeros"
+    if layer.checksum is not None:
+        text += "; SHA-256 " + layer.checksum
     return text if layer.file is not None else text + "; its file is not here"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -175,6 +176,36 @@ def test_a_damaged_frame_is_found(tmp_path: Path) -> None:
     path.write_bytes(data)
     (problem,) = as_json(tmp_path / "header", "--verify")["problems"]
     assert f"build {uuid_of(1)}" in problem
+
+
+@pytest.mark.parametrize("codec", [Codec.zstd, Codec.lz4])
+@pytest.mark.parametrize("tail", [0, 100])
+def test_verify_holds_what_a_compressed_build_decompresses_to_against_its_checksum(
+    tmp_path: Path, codec: Codec, tail: int
+) -> None:
+    made = Stack(8)
+    made.write(1, list(range(8)))
+    made.builds[1] += bytes(range(tail))  # a build need not end with a page
+    path = made.store(tmp_path, {1: codec}, frame_pages=3)[uuid_of(1)].rename(tmp_path / str(uuid_of(1)))
+    build = made.compressed[1]
+
+    def check(**changes: Any) -> tuple[str, list[str]]:
+        made.compressed[1] = dataclasses.replace(build, **changes)
+        (tmp_path / "header").write_bytes(made.header().write())
+        found = as_json(tmp_path / "header", "--verify")
+        return found["layers"][0]["checksum"], found["problems"]
+
+    good = hashlib.sha256(made.builds[1]).digest()
+    assert check() == ("unknown", [])
+    assert check(checksum=good) == ("matches", [])
+    assert "SHA-256 matches" in run("inspect", tmp_path / "header", "--verify").stdout
+    state, (problem,) = check(checksum=hashlib.sha256(path.read_bytes()).digest())
+    assert state == "differs"
+    assert f"{path}, decompressed, has the SHA-256 {good.hex()}" in problem
+    made.owner[6:] = [(0, 0)] * 2  # no mapping uses the last frame
+    assert check(checksum=good, frames=build.frames[:-1]) == ("incomplete", [])
+    made.owner[:3] = [(0, 0)] * 3
+    assert check(checksum=good, frames=build.frames[1:]) == ("incomplete", [])
 
 
 def test_a_header_with_an_error_is_refused_by_its_field(tmp_path: Path) -> None:
