@@ -76,6 +76,26 @@ def test_where_data_cannot_be_shared_it_is_copied(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "out").read_bytes() == expected.read(0, expected.size)
 
 
+def test_data_is_asked_to_be_shared_in_whole_pages_from_where_it_is_to_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+    really = os.copy_file_range
+
+    def record(source: int, target: int, count: int, at: int, to: int) -> int:
+        assert at == to
+        asked.append((Path(os.readlink(f"/proc/self/fd/{source}")).name, at, count))
+        return really(source, target, count, at, to)
+
+    size = 8 * PAGE - 1000
+    base = sparse(tmp_path / "base", size, {page: page_of(1, page) for page in range(8)})
+    diff = sparse(tmp_path / "diff", size, {2: page_of(2, 2), 3: page_of(2, 3), 4: bytes(PAGE)})
+    monkeypatch.setattr(os, "copy_file_range", record)
+    monkeypatch.delattr(os, "pwrite")  # nothing is written
+    merge(base, [diff], tmp_path / "out")
+    assert asked == [("base", 0, 2 * PAGE), ("diff", 2 * PAGE, 2 * PAGE), ("base", 5 * PAGE, size - 5 * PAGE)]
+
+
 def test_a_merge_that_fails_leaves_nothing_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
