@@ -15,14 +15,13 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmthaw import _core
 from vmthaw._core import ExtentKind, PageSource
+from vmthaw._run_ahead import run_ahead
 from vmthaw.errors import VmthawError, VmthawValueError
 from vmthaw.source._packed_source import SUFFIXES, PackedChunk, PackedSource, PackManifest, chunk_file
 
@@ -72,17 +71,19 @@ def pack(
     packer = _Packer(source, directory, codec, level, chunk_bytes)
     result = PackResult(size=source.size)
     chunks: list[PackedChunk | None] = []
-    for chunk, stored in packer.run(threads or len(os.sched_getaffinity(0))):
-        chunks.append(chunk)
-        begin = (len(chunks) - 1) * chunk_bytes
-        if chunk is None:
-            result.zero_bytes += min(chunk_bytes, source.size - begin)
-        else:
-            result.stored += stored
-            result.shared += not stored
-            result.stored_bytes += chunk.packed_bytes if stored else 0
-        if progress is not None:
-            progress(min(begin + chunk_bytes, source.size), source.size)
+    with contextlib.closing(packer.run(threads)) as packed:
+        for one in packed:
+            chunk, stored = one or (None, False)
+            chunks.append(chunk)
+            begin = (len(chunks) - 1) * chunk_bytes
+            if chunk is None:
+                result.zero_bytes += min(chunk_bytes, source.size - begin)
+            else:
+                result.stored += stored
+                result.shared += not stored
+                result.stored_bytes += chunk.packed_bytes if stored else 0
+            if progress is not None:
+                progress(min(begin + chunk_bytes, source.size), source.size)
     result.chunks = len(chunks)
     _sync(directory)
     _write_whole(manifest_path, PackManifest(source.size, chunk_bytes, codec, chunks).to_json(), sync=True)
@@ -104,27 +105,11 @@ class _Packer:
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
 
-    def run(self, threads: int) -> Iterator[tuple[PackedChunk | None, bool]]:
-        ahead: deque[Future[tuple[PackedChunk | None, bool]] | None] = deque()
-        with ThreadPoolExecutor(threads, thread_name_prefix="vmthaw-pack") as pool:
-            try:
-                for offset in range(0, self._source.size, self._chunk_bytes):
-                    ahead.append(None if self._is_hole(offset) else pool.submit(self._pack, offset))
-                    if len(ahead) > 4 * threads:
-                        yield self._taken(ahead)
-                while ahead:
-                    yield self._taken(ahead)
-            finally:
-                for future in ahead:
-                    if future is not None:
-                        future.cancel()
-
-    @staticmethod
-    def _taken(
-        ahead: deque[Future[tuple[PackedChunk | None, bool]] | None],
-    ) -> tuple[PackedChunk | None, bool]:
-        future = ahead.popleft()
-        return (None, False) if future is None else future.result()
+    def run(self, threads: int | None) -> Generator[tuple[PackedChunk | None, bool] | None, None, None]:
+        """For each chunk what it became and whether it was written; None for one of zeros."""
+        offsets = range(0, self._source.size, self._chunk_bytes)
+        wanted = (None if self._is_hole(offset) else offset for offset in offsets)
+        return run_ahead(self._pack, wanted, "vmthaw-pack", threads)
 
     def _size_at(self, offset: int) -> int:
         return min(self._chunk_bytes, self._source.size - offset)
@@ -160,23 +145,43 @@ class _Packer:
         return PackedChunk(digest, len(frame), checksum), is_first
 
 
-def unpack(directory: Path, name: str, output: Path, *, progress: Progress | None = None) -> int:
+def unpack(
+    directory: Path, name: str, output: Path, *, threads: int | None = None, progress: Progress | None = None
+) -> int:
     """Writes the memory `name` of `directory` to `output`, sparse, complete or not at all. Gives its size in bytes.
 
-    Raises SourceOpenError, SourceIoError (which names the damaged chunk and its file), ShortReadError or OSError.
+    Reading, decompressing and writing run on `threads` threads (default: one for each processor) without the GIL.
+    `progress(done, total)`, in bytes, is called on the calling thread. Raises SourceOpenError, SourceIoError (which
+    names the damaged chunk and its file), ShortReadError or OSError.
     """
     with PackedSource(directory, name) as source, _partial(output) as file:
         os.truncate(file, source.size)
         step = source.largest_chunk
-        for row in source.extents():
-            begin, end = int(row["offset"]), int(row["offset"]) + int(row["size"])
-            for offset in range(begin, end, step) if row["kind"] == ExtentKind.data else ():
-                os.pwrite(file, source.read(offset, min(step, end - offset)), offset)
-                if progress is not None:
-                    progress(offset, source.size)
+
+        def copy(piece: tuple[int, int]) -> int:
+            offset, size = piece
+            _write_at(file, source.read(offset, size), offset)
+            return offset + size
+
+        pieces = (
+            (offset, min(step, end - offset))
+            for begin, end in _data(source)
+            for offset in range(begin, end, step)
+        )  # fmt: skip
+        with contextlib.closing(run_ahead(copy, pieces, "vmthaw-unpack", threads)) as copied:
+            for done in copied:
+                if progress is not None and done is not None:
+                    progress(done, source.size)
         if progress is not None:
             progress(source.size, source.size)
         return source.size
+
+
+def _data(source: PageSource) -> Iterator[tuple[int, int]]:
+    """Where data begins and ends."""
+    for offset, size, kind in source.extents().tolist():
+        if kind == ExtentKind.data:
+            yield offset, offset + size
 
 
 @dataclass(frozen=True)
@@ -192,9 +197,11 @@ class Damage:
         return f"{self.path}: {self.why} (memory from {self.offset:#x} on, of {self.snapshot})"
 
 
-def verify(directory: Path, names: list[str], *, progress: Progress | None = None) -> list[Damage]:
+def verify(
+    directory: Path, names: list[str], *, threads: int | None = None, progress: Progress | None = None
+) -> list[Damage]:
     """Reads every chunk of the snapshots `names` (none: all there are), once, and holds it against its hash. Gives what
-    is damaged. Raises SourceOpenError for a manifest that is wrong."""
+    is damaged. Runs as `unpack` does. Raises SourceOpenError for a manifest that is wrong."""
     names = names or sorted(path.stem for path in (directory / "snapshots").glob("*.json"))
     manifests = {name: PackManifest.read(directory, name) for name in names}
     wanted = {
@@ -204,16 +211,22 @@ def verify(directory: Path, names: list[str], *, progress: Progress | None = Non
         if chunk is not None
     }
     total = sum(chunk.packed_bytes for chunk, *_ in wanted.values())
-    done = 0
-    damage = []
-    for chunk, name, offset, manifest in wanted.values():
+
+    def check(one: tuple[PackedChunk, str, int, PackManifest]) -> tuple[int, Damage | None]:
+        chunk, name, offset, manifest = one
         path = chunk_file(directory, chunk.hash, manifest.codec)
         why = _wrong_with(path, chunk, manifest, min(manifest.chunk_bytes, manifest.size - offset))
-        if why:
-            damage.append(Damage(path, why, name, offset))
-        done += chunk.packed_bytes
-        if progress is not None:
-            progress(done, total)
+        return chunk.packed_bytes, Damage(path, why, name, offset) if why else None
+
+    done = 0
+    damage = []
+    with contextlib.closing(run_ahead(check, wanted.values(), "vmthaw-verify", threads)) as checked:
+        for packed_bytes, wrong in filter(None, checked):
+            if wrong is not None:
+                damage.append(wrong)
+            done += packed_bytes
+            if progress is not None:
+                progress(done, total)
     return damage
 
 
@@ -231,9 +244,15 @@ def _wrong_with(path: Path, chunk: PackedChunk, manifest: PackManifest, size: in
 
 def _write_whole(path: Path, data: bytes, *, sync: bool = False) -> None:
     with _partial(path, sync=sync) as file:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
+        _write_at(file, data, 0)
+
+
+def _write_at(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(file, view, offset)
+        offset += count
+        view = view[count:]
 
 
 @contextlib.contextmanager

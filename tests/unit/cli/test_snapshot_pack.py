@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.support.eventually import eventually
-from vmthaw import ExtentKind, FileSource, PackedSource
+from vmthaw import ExtentKind, FileSource, PackedSource, _core, _snapshot_pack
 from vmthaw._snapshot_pack import pack, unpack, verify
 from vmthaw.cli import cli
 from vmthaw.cli._errors import Exit
@@ -137,6 +139,54 @@ def test_a_flipped_byte_is_named(memory: Path, store: Path, tmp_path: Path) -> N
         source.read(found[0].offset, PAGE)
     assert packed(memory, store, chunk_bytes=16384, level=9).stored == 1
     assert verify(store, ["one"]) == []
+
+
+class _FirstTwoMeet:
+    """The first two to come wait for each other; BrokenBarrierError when the second does not come."""
+
+    def __init__(self) -> None:
+        self._comers = itertools.count()
+        self._together = threading.Barrier(2, timeout=10)
+
+    def come(self) -> None:
+        if next(self._comers) < 2:
+            self._together.wait()
+
+
+def test_unpack_and_verify_work_on_several_threads(
+    memory: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed(memory, store, chunk_bytes=16384)
+    really = _core.decompress_chunk
+    checked, read = _FirstTwoMeet(), _FirstTwoMeet()
+
+    def decompress(frame: bytes, codec: str, size: int) -> bytes:
+        checked.come()
+        return really(frame, codec, size)
+
+    class Slow(PackedSource):
+        def read(self, offset: int, size: int) -> bytes:
+            read.come()
+            return super().read(offset, size)
+
+    monkeypatch.setattr(_core, "decompress_chunk", decompress)
+    monkeypatch.setattr(_snapshot_pack, "PackedSource", Slow)
+    assert verify(store, [], threads=2) == []
+    unpack(store, "one", tmp_path / "back", threads=2)
+    assert (tmp_path / "back").read_bytes() == memory.read_bytes()
+
+
+def test_an_interrupted_unpack_ends_its_threads_before_the_file_goes(memory: Path, store: Path, tmp_path: Path) -> None:
+    packed(memory, store, chunk_bytes=4096)
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        unpack(store, "one", tmp_path / "back", progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir() if "back" in path.name] == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("vmthaw-unpack")] == []
+    assert caught.tb is not None  # whose frames would have kept them
 
 
 def test_a_chunk_that_took_anothers_place_is_found(memory: Path, store: Path) -> None:

@@ -1,0 +1,83 @@
+"""Work on threads, and its results in order."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from vmthaw._run_ahead import run_ahead
+
+
+def names() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_results_come_in_order_and_nothing_for_nothing() -> None:
+    items = [None if number % 3 == 0 else number for number in range(200)]
+    found = list(run_ahead(lambda number: -number, items, "ahead", 3))
+    assert found == [None if item is None else -item for item in items]
+    assert names() == []
+
+
+def test_so_many_threads_work_at_once() -> None:
+    together = threading.Barrier(3, timeout=10)
+    assert len(list(run_ahead(lambda _: together.wait(), range(6), "ahead", 3))) == 6
+
+
+def test_no_more_is_begun_than_a_few_items_a_thread_ahead_of_who_takes() -> None:
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            begun.append(number)
+            yield number
+
+    with contextlib.closing(run_ahead(lambda number: number, items(), "ahead", 2)) as results:
+        assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert len(begun) <= 5 + 4 * 2
+    assert names() == []
+
+
+def test_a_failure_is_raised_in_its_turn_and_no_thread_is_left() -> None:
+    def work(number: int) -> int:
+        if number == 7:
+            raise OSError(5, "the seventh")
+        return number
+
+    results = run_ahead(work, range(100), "ahead", 2)
+    assert [next(results) for _ in range(7)] == list(range(7))
+    with pytest.raises(OSError, match="the seventh"):
+        next(results)
+    assert names() == []
+
+
+def test_closing_lets_go_of_what_waits_and_waits_for_what_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    ended: list[int] = []
+    cancelled: list[bool] = []
+    cancel = Future.cancel
+
+    def count(future: Future[int]) -> bool:
+        cancelled.append(cancel(future))
+        if len(cancelled) == 4:  # one has begun, three wait
+            may_end.set()
+        return cancelled[-1]
+
+    def work(number: int) -> int:
+        if number == 1:
+            begun.set()
+            may_end.wait(10)
+        ended.append(number)
+        return number
+
+    monkeypatch.setattr(Future, "cancel", count)
+    with contextlib.closing(run_ahead(work, range(100), "ahead", 1)) as results:
+        assert next(results) == 0
+        assert begun.wait(10)
+    assert cancelled == [False, True, True, True]
+    assert ended == [0, 1]
+    assert names() == []
