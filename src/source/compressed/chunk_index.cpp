@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
 
 #include "base/error.hpp"
 #include "base/page.hpp"
@@ -53,6 +54,14 @@ void ChunkIndex::add_zeros(const std::string& path, std::uint64_t bytes) {
     add(path, 0, bytes, 1);
     chunks_.back().packed_bytes = 0;
     chunks_.back().zero = true;
+}
+
+void ChunkIndex::equate(std::size_t chunk, std::size_t earlier) {
+    if (held_as_.empty()) {
+        held_as_.resize(chunks_.size());
+        std::iota(held_as_.begin(), held_as_.end(), 0);
+    }
+    held_as_[chunk] = held_as_[earlier];
 }
 
 void ChunkIndex::finish(const std::string& path) {

@@ -39,6 +39,8 @@ public:
              std::uint32_t checksum = 0);
     // Appends zeros, which are nowhere in the file.
     void add_zeros(const std::string& path, std::uint64_t bytes);
+    // Says that a chunk has the bytes of an earlier one: both are held once, as that one.
+    void equate(std::size_t chunk, std::size_t earlier);
     // Refuses an index without chunks. The last of the file may be of any size, those before it are whole pages.
     void finish(const std::string& path);
     // Finds out which chunks are nothing but zeros: equal frames are decompressed once, and only those that are small
@@ -47,6 +49,10 @@ public:
 
     [[nodiscard]] std::size_t find(std::uint64_t offset) const noexcept;  // offset < size()
     [[nodiscard]] const Chunk& operator[](std::size_t chunk) const noexcept { return chunks_[chunk]; }
+    // The chunk that has the same bytes and comes first, mostly `chunk` itself.
+    [[nodiscard]] std::size_t held_as(std::size_t chunk) const noexcept {
+        return held_as_.empty() ? chunk : held_as_[chunk];
+    }
     [[nodiscard]] std::size_t count() const noexcept { return chunks_.size(); }
     [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
     [[nodiscard]] std::uint64_t largest() const noexcept { return largest_; }
@@ -57,6 +63,7 @@ public:
 
 private:
     std::vector<Chunk> chunks_;
+    std::vector<std::uint32_t> held_as_;  // empty where no two are known to be equal
     ChunkCodec codec_;
     bool has_checksums_;
     std::uint64_t size_ = 0;

@@ -60,7 +60,7 @@ ReadResult ChunkedSource::read(std::uint64_t offset, std::span<std::byte> out) n
         if (chunk.zero) {
             std::fill(part.begin(), part.end(), std::byte{0});
         } else {
-            ReadResult result = cache_.read(number, inside, part);
+            ReadResult result = cache_.read(index_.held_as(number), inside, part);
             if (!result.ok()) {
                 result.got_bytes = done;
                 return result;
@@ -79,7 +79,7 @@ bool ChunkedSource::read_now(std::uint64_t offset, std::span<std::byte> out) noe
     const std::size_t number = index_.find(offset);
     const Chunk& chunk = index_[number];
     const std::uint64_t inside = offset - chunk.start;
-    return !chunk.zero && out.size() <= chunk.bytes - inside && cache_.read_now(number, inside, out);
+    return !chunk.zero && out.size() <= chunk.bytes - inside && cache_.read_now(index_.held_as(number), inside, out);
 }
 
 bool ChunkedSource::ready(std::uint64_t offset, std::uint64_t size) noexcept {
@@ -89,7 +89,7 @@ bool ChunkedSource::ready(std::uint64_t offset, std::uint64_t size) noexcept {
     const std::uint64_t end = std::min(index_.size(), offset + size);
     while (offset < end) {
         const std::size_t number = index_.find(offset);
-        if (!index_[number].zero && !cache_.holds(number)) {
+        if (!index_[number].zero && !cache_.holds(index_.held_as(number))) {
             return false;
         }
         offset = index_[number].start + index_[number].bytes;
@@ -104,7 +104,7 @@ ReadResult ChunkedSource::prepare(std::uint64_t offset, std::uint64_t size) noex
     for (; result.ok() && offset < end && room > 0; --room) {
         const std::size_t number = index_.find(offset);
         if (!index_[number].zero) {
-            result = cache_.read(number, 0, {});
+            result = cache_.read(index_.held_as(number), 0, {});
         }
         offset = index_[number].start + index_[number].bytes;
     }

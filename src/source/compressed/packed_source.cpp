@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <tuple>
 #include <utility>
 
 #include "base/unique_fd.hpp"
@@ -13,6 +14,26 @@
 
 namespace vmthaw {
 namespace {
+
+// Equal chunks are one file. The size is asked as well: a manifest that lies about one chunk fails for that alone.
+void equate_chunks(ChunkIndex& index, const std::vector<PackedEntry>& entries) {
+    std::vector<std::uint32_t> order;
+    for (std::uint32_t i = 0; i < entries.size(); ++i) {
+        if (!entries[i].zero) {
+            order.push_back(i);
+        }
+    }
+    const auto content = [&](std::uint32_t i) {
+        return std::tie(entries[i].hash, entries[i].checksum, index[i].bytes);
+    };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t one, std::uint32_t other) { return content(one) < content(other); });
+    for (std::size_t i = 1; i < order.size(); ++i) {
+        if (content(order[i - 1]) == content(order[i])) {
+            index.equate(order[i], order[i - 1]);
+        }
+    }
+}
 
 ChunkIndex index_of_entries(const std::string& path, ChunkCodec codec, std::uint64_t size, std::uint64_t chunk_bytes,
                             const std::vector<PackedEntry>& entries) {
@@ -31,6 +52,7 @@ ChunkIndex index_of_entries(const std::string& path, ChunkCodec codec, std::uint
         }
     }
     index.finish(path);
+    equate_chunks(index, entries);
     return index;
 }
 

@@ -23,7 +23,8 @@ struct PackedEntry {
 [[nodiscard]] std::string chunk_path(std::span<const std::byte, 32> hash, ChunkCodec codec);
 
 // A memory whose chunks are files named by their hashes below `directory`, as `vmthaw snapshot pack` writes them; each
-// file is opened when its chunk is wanted. Thread-safe. The constructor throws Error(SourceOpenError).
+// file is opened when its chunk is wanted, and equal chunks are held once. Thread-safe. The constructor throws
+// Error(SourceOpenError).
 class PackedSource final : public ChunkedSource {
 public:
     PackedSource(std::string directory, std::string name, ChunkCodec codec, std::uint64_t size,

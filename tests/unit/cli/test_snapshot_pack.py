@@ -98,6 +98,42 @@ def test_equal_chunks_of_many_snapshots_are_stored_once(memory: Path, store: Pat
     assert len(chunk_files(store)) == len(files) + 1
 
 
+def test_equal_chunks_of_a_memory_are_held_once(store: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "equal"
+    pages = [bytes([number]) * PAGE for number in (1, 2, 1, 0, 2, 1, 3)]
+    memory.write_bytes(b"".join(pages) + pages[0][:100])  # the last is a part of the first
+    packed(memory, store, chunk_bytes=PAGE)
+    content = memory.read_bytes()
+    with PackedSource(store, "one") as source:
+        assert source.read(2 * PAGE, PAGE) == pages[2]
+        assert source.ready(0, PAGE)
+        assert not source.ready(PAGE, PAGE)
+        assert source.read(0, source.size) == content
+        assert source.cache_stats()["loads"] == 4
+        assert [source.read(at, PAGE) for at in range(0, 7 * PAGE, PAGE)] == pages
+        assert source.cache_stats()["loads"] == 4
+    with PackedSource(store, "one", cache_bytes=1) as source:  # two chunks
+        chance = random.Random(1)
+        for _ in range(200):
+            at = chance.randrange(len(content))
+            size = chance.randint(1, len(content) - at)
+            assert source.read(at, size) == content[at : at + size]
+
+
+def test_a_manifest_that_gives_one_chunk_anothers_hash_fails_for_that_alone(store: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.write_bytes(bytes([1]) * PAGE + bytes([2]) * 100)
+    packed(memory, store, chunk_bytes=PAGE)
+    path = store / "snapshots" / "one.json"
+    manifest = json.loads(path.read_text())
+    manifest["chunks"][1] = manifest["chunks"][0]  # whose bytes are more
+    path.write_text(json.dumps(manifest))
+    with PackedSource(store, "one") as source:
+        assert source.read(0, PAGE) == bytes([1]) * PAGE
+        with pytest.raises(SourceIoError):
+            source.read(PAGE, 100)
+
+
 def test_the_commands_pack_check_and_give_back(memory: Path, store: Path, tmp_path: Path) -> None:
     done = run("pack", memory, store, "--name", "vm-1", "--chunk-kib", "16")
     assert done.exit_code == 0, done.stderr
