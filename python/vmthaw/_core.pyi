@@ -408,6 +408,7 @@ class SocketSource(PageSource):
         connections: int = 4,
         max_in_flight: int = 128,
         timeout: float = 10.0,
+        extents: Sequence[tuple[int, int, int]] | None = None,
     ) -> None: ...
     @property
     def address(self) -> str: ...

@@ -200,6 +200,23 @@ void register_page_source(py::module_& module) {
 
 }  // namespace
 
+std::vector<Extent> extents_of(const std::optional<std::vector<ExtentRow>>& rows) {
+    std::vector<Extent> extents;
+    if (!rows) {
+        return extents;
+    }
+    for (const auto& [offset, size, kind] : *rows) {
+        if (kind > static_cast<std::uint8_t>(ExtentKind::unchanged)) {
+            throw ArgumentError("extent kind " + std::to_string(kind) + " is none of ExtentKind's values");
+        }
+        extents.push_back({offset, size, static_cast<ExtentKind>(kind)});
+    }
+    if (extents.empty()) {
+        throw ArgumentError("extents is empty: leave it out when everything is data");
+    }
+    return extents;
+}
+
 bool is_closed(const PageSource& source) noexcept { return source.is_closed(); }
 
 void register_source(py::module_& module) {

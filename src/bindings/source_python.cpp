@@ -19,7 +19,6 @@
 namespace vmthaw::bindings {
 namespace {
 
-using Row = std::tuple<std::uint64_t, std::uint64_t, std::uint8_t>;
 using Milliseconds = std::chrono::milliseconds;
 
 constexpr std::size_t kMostRequests = 4096;
@@ -32,21 +31,9 @@ Milliseconds milliseconds_of(double seconds, const char* what) {
     return std::chrono::ceil<Milliseconds>(std::chrono::duration<double>(std::min(seconds, kLongest)));
 }
 
-std::shared_ptr<PythonSource> make_source(std::uint64_t size, const std::optional<std::vector<Row>>& rows,
+std::shared_ptr<PythonSource> make_source(std::uint64_t size, const std::optional<std::vector<ExtentRow>>& rows,
                                           const std::string& name, double timeout, std::size_t max_queued) {
-    std::vector<Extent> extents;
-    if (rows) {
-        for (const auto& [offset, length, kind] : *rows) {
-            if (kind > static_cast<std::uint8_t>(ExtentKind::unchanged)) {
-                throw ArgumentError("extent kind " + std::to_string(kind) + " is none of ExtentKind's values");
-            }
-            extents.push_back({offset, length, static_cast<ExtentKind>(kind)});
-        }
-        if (extents.empty()) {
-            throw ArgumentError("extents is empty: leave it out when everything is data");
-        }
-    }
-    return std::make_shared<PythonSource>(size, std::move(extents), name, milliseconds_of(timeout, "timeout"),
+    return std::make_shared<PythonSource>(size, extents_of(rows), name, milliseconds_of(timeout, "timeout"),
                                           max_queued);
 }
 

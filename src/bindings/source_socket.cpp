@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/error.hpp"
 #include "bindings/source.hpp"
@@ -29,9 +31,9 @@ std::uint64_t duration_ns(double seconds, const char* what) {
 
 std::shared_ptr<SocketSource> open_socket(const std::string& address, std::uint64_t size, std::uint64_t ram_start,
                                           std::uint64_t page_size, std::size_t connections, std::size_t max_in_flight,
-                                          double timeout) {
-    const SocketSourceOptions options{ram_start, page_size, connections, max_in_flight,
-                                      duration_ns(timeout, "timeout")};
+                                          double timeout, const std::optional<std::vector<ExtentRow>>& extents) {
+    const SocketSourceOptions options{
+        ram_start, page_size, connections, max_in_flight, duration_ns(timeout, "timeout"), extents_of(extents)};
     const py::gil_scoped_release release;
     return std::make_shared<SocketSource>(SocketAddress::parse(address), size, options);
 }
@@ -89,20 +91,19 @@ void register_socket_source(py::module_& module) {
         [](const std::string& address) { return text_of(SocketAddress::parse(address).text()); }, py::arg("address"),
         "The canonical text of a page server's address: unix:/path, unix:@name, tcp:host:port. A bare absolute path is "
         "a UNIX socket. Raises VmthawValueError.");
-    py::classh<SocketSource, PageSource>(
-        module, "SocketSource", py::release_gil_before_calling_cpp_dtor(),
-        "Memory that a page server has, over a UNIX or TCP socket (squib's page-server wire): many requests on the way "
-        "at once, every echo checked, connected again when the link was cut.")
+    py::classh<SocketSource, PageSource>(module, "SocketSource", py::release_gil_before_calling_cpp_dtor(),
+                                         "The core's half of vmthaw.SocketSource.")
         .def(py::init(&open_socket), py::arg("address"), py::arg("size"), py::kw_only(), py::arg("ram_start") = 0,
              py::arg("page_size") = 4096, py::arg("connections") = 4, py::arg("max_in_flight") = 128,
-             py::arg("timeout") = 10.0,
+             py::arg("timeout") = 10.0, py::arg("extents") = py::none(),
              "Connects to `address` (unix:/path, unix:@name, tcp:host:port). The wire has no hello: `size` says how "
              "many bytes the memory has, and `ram_start` (a multiple of 4096) which guest-physical address is its "
              "first; offsets are those addresses. `page_size` is what one request asks for (a power of two from 4096 "
              "to 1 GiB; give 2 MiB for huge pages), `max_in_flight` how many requests wait on a connection, "
              "`connections` how many are made when readers come at once. A read fails when no page came for `timeout` "
-             "seconds; until then what was unanswered is asked again over new connections. Raises SourceOpenError or "
-             "VmthawValueError. The GIL is released.")
+             "seconds; until then what was unanswered is asked again over new connections. `extents`: None, or rows "
+             "(offset, size, kind) that cover the memory. Raises SourceOpenError or VmthawValueError. The GIL is "
+             "released.")
         .def_property_readonly(
             "address", [](const SocketSource& source) { return text_of(source.address().text()); },
             "The canonical text of the address.")

@@ -13,7 +13,6 @@ from vmthaw._core import (
     ExtentKind,
     FileSource,
     PageSource,
-    SocketSource,
     SparseDiffSource,
     ZeroSource,
     compress_file,
@@ -24,6 +23,7 @@ from vmthaw.source._object_store import ObjectStoreSource, ObjectStoreStats
 from vmthaw.source._packed_source import PackedSource
 from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
+from vmthaw.source._socket_source import SocketSource
 
 __all__ = [
     "CachedSource",

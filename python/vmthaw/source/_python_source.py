@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vmthaw import _core, _lifecycle
-from vmthaw._core import ExtentKind
 from vmthaw.errors import StateError, VmthawValueError
 from vmthaw.source._answers import Answers
 from vmthaw.source._callers import JOIN_S, Callers, CoroutineCallers
+from vmthaw.source._extent_rows import extent_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -69,8 +69,7 @@ class PythonSource(_core.PythonSource):
             raise VmthawValueError(f"batch is {batch}; it must be from 1 to {_MOST_IN_A_BATCH}")
         if name is None:
             name = str(getattr(callable, "__qualname__", type(callable).__name__))
-        rows = None if extents is None else [_row(extent) for extent in extents]
-        super().__init__(size, rows, name, timeout, max_queued)
+        super().__init__(size, extent_rows(extents), name, timeout, max_queued)
         answers = Answers(self.requests, name, batches=batch > 1)
         self._callers = (
             CoroutineCallers(self.requests, callable, answers, batch, timeout)
@@ -102,14 +101,3 @@ def _is_callable(thing: object) -> bool:
 
 def _is_coroutine(thing: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(thing) or inspect.iscoroutinefunction(type(thing).__call__)
-
-
-def _row(extent: Any) -> tuple[int, int, int]:
-    try:
-        offset, size, kind = extent
-        number = ExtentKind[kind] if isinstance(kind, str) else ExtentKind(int(kind))
-        return int(offset), int(size), int(number)
-    except (TypeError, ValueError, KeyError) as error:
-        raise VmthawValueError(
-            f"{extent!r} is no extent: give (offset, size, kind) with the kind data or zero"
-        ) from error

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "source/known_extents.hpp"
 #include "source/page_source.hpp"
 #include "source/python/request_queue.hpp"
 
@@ -31,13 +32,15 @@ public:
 
     [[nodiscard]] std::uint64_t size() const noexcept override { return size_; }
     [[nodiscard]] bool covers(std::uint64_t offset, std::uint64_t size) const noexcept override;
-    [[nodiscard]] Extent extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept override;
+    [[nodiscard]] Extent extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept override {
+        return extents_.at(offset, limit);
+    }
     [[nodiscard]] ReadResult read(std::uint64_t offset, std::span<std::byte> out) noexcept override;
     // True for zeros only: data always waits for Python.
     [[nodiscard]] bool ready(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override;
-    [[nodiscard]] std::vector<Extent> extents() const override { return extents_; }
+    [[nodiscard]] std::vector<Extent> extents() const override { return extents_.all(); }
     [[nodiscard]] SourceTier tier(std::uint64_t /*offset*/) const noexcept override { return SourceTier::python; }
     [[nodiscard]] std::string description() const override { return "python:" + name_; }
     void close() noexcept override;
@@ -49,7 +52,7 @@ private:
     [[nodiscard]] ReadResult check(std::uint64_t offset, std::uint64_t size) const noexcept;
 
     std::uint64_t size_;
-    std::vector<Extent> extents_;
+    KnownExtents extents_;
     std::string name_;
     std::shared_ptr<RequestQueue> requests_;
     std::atomic<bool> closed_{false};

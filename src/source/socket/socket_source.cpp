@@ -16,7 +16,7 @@ namespace {
 constexpr std::size_t kMostConnections = 64;
 constexpr std::size_t kMostInFlight = 4096;
 
-void check_socket_options(std::uint64_t size, const SocketSourceOptions& options) {
+const SocketSourceOptions& checked_options(std::uint64_t size, const SocketSourceOptions& options) {
     if (size == 0) {
         throw ArgumentError(
             "a source of 0 bytes serves nothing: the wire has no hello, so give the size of the memory");
@@ -39,13 +39,16 @@ void check_socket_options(std::uint64_t size, const SocketSourceOptions& options
     if (options.timeout_ns == 0) {
         throw ArgumentError("the time-out of a source must be more than 0 seconds");
     }
+    return options;
 }
 
 }  // namespace
 
 SocketSource::SocketSource(const SocketAddress& address, std::uint64_t size, const SocketSourceOptions& options)
-    : address_(address), size_(size), options_(options) {
-    check_socket_options(size, options);
+    : address_(address),
+      size_(size),
+      options_(checked_options(size, options)),
+      extents_(options.extents, options.ram_start, size) {
     std::vector<ResolvedAddress> addresses;
     try {
         addresses = address.resolve();
@@ -77,13 +80,6 @@ ReadResult SocketSource::check(std::uint64_t offset, std::uint64_t size) const n
     return {.status = covers(offset, size) ? ReadStatus::ok : ReadStatus::out_of_range};
 }
 
-Extent SocketSource::extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept {
-    limit = std::max<std::uint64_t>(limit, 1);
-    const bool is_inside = offset >= start() && offset - start() < size_;
-    // Outside, too: read() says out_of_range, where zeros would hide the mistake.
-    return {offset, is_inside ? std::min(limit, size_ - (offset - start())) : limit, ExtentKind::data};
-}
-
 PageConnection& SocketSource::least_busy() const noexcept {
     PageConnection* best = connections_.front().get();
     std::size_t least = best->load();
@@ -98,6 +94,25 @@ PageConnection& SocketSource::least_busy() const noexcept {
 
 ReadResult SocketSource::read(std::uint64_t offset, std::span<std::byte> out) noexcept {
     ReadResult result = check(offset, out.size());
+    while (result.ok() && !out.empty()) {
+        Extent extent = extents_.at(offset, out.size());
+        if (extent.offset + extent.size == start() + size_) {
+            extent.size = out.size();  // the rest of the last page is of the kind of what is before it
+        }
+        const auto part = out.first(extent.size);
+        if (extent.kind == ExtentKind::zero) {
+            std::fill(part.begin(), part.end(), std::byte{0});
+        } else {
+            result = ask(offset, part);
+        }
+        offset += part.size();
+        out = out.subspan(part.size());
+    }
+    return result;
+}
+
+ReadResult SocketSource::ask(std::uint64_t offset, std::span<std::byte> out) noexcept {
+    ReadResult result;
     while (result.ok() && !out.empty()) {
         const std::uint64_t into_page = offset % kPageBytes;
         std::uint64_t size = out.size() & ~(kPageBytes - 1);
@@ -126,8 +141,6 @@ ReadResult SocketSource::read_part_of_page(std::uint64_t offset, std::span<std::
 ReadResult SocketSource::prepare(std::uint64_t offset, std::uint64_t size) noexcept { return check(offset, size); }
 
 ReadResult SocketSource::still_whole() const noexcept { return check(start(), 0); }
-
-std::vector<Extent> SocketSource::extents() const { return {{start(), size_, ExtentKind::data}}; }
 
 std::string SocketSource::remedy(const ReadResult& result) const {
     if (result.status != ReadStatus::io_error) {

@@ -11,8 +11,18 @@ import pytest
 
 from tests.support.cut_link import CutLink
 from tests.support.eventually import PATIENCE
-from vmthaw import FailurePolicy, FileSource, FillMode, PageExporter, PagerConfig, PageServer, SocketSource
-from vmthaw.testing import FakeVmm, FakeVmmDiedError
+from vmthaw import (
+    ExtentKind,
+    FailurePolicy,
+    FileSource,
+    FillMode,
+    PageExporter,
+    PagerConfig,
+    PageServer,
+    PythonSource,
+    SocketSource,
+)
+from vmthaw.testing import FakeVmm, FakeVmmDiedError, write_memory_file
 
 PAGES = 512
 
@@ -54,6 +64,41 @@ def test_every_byte_is_right(
         assert server.stats.failed == 0
         assert source.stats["pages"] >= PAGES
         assert source.stats["lost"] == 0
+
+
+@pytest.mark.parametrize("fill_mode", FillMode)
+def test_zeros_that_are_known_are_never_asked_for(fill_mode: FillMode, tmp_path: Path, tmp_socket: Path) -> None:
+    path = tmp_path / "sparse"
+    write_memory_file(path, PAGES * 4096, zero_share=0.6, seed=5)
+    config = PagerConfig(fill_mode=fill_mode, fill_bytes=64 << 10)
+    asked: set[int] = set()
+
+    def read(offset: int, size: int) -> bytes:
+        asked.update(range(offset // 4096, (offset + size) // 4096))
+        return content[offset : offset + size]
+
+    content = path.read_bytes()
+    with FileSource(path) as file:
+        rows = file.extents().tolist()
+    data = {
+        page
+        for offset, size, kind in rows
+        if kind == ExtentKind.data
+        for page in range(offset // 4096, (offset + size) // 4096)
+    }
+    assert 0 < len(data) < PAGES
+    with (
+        PythonSource(read, len(content)) as there,
+        PageExporter(there, tmp_socket.with_name("pages")) as exporter,
+        source_of(exporter.address, path, extents=rows) as source,
+        PageServer(tmp_socket, source, config=config) as server,
+        FakeVmm(path) as vmm,
+    ):
+        vmm.handover(tmp_socket)
+        vmm.touch("random", seed=3, threads=4).check()
+        vmm.verify(only_touched=False).check()
+        assert asked == data
+        assert server.stats.zero == PAGES - len(data)
 
 
 def test_a_link_that_is_cut_and_mended_in_the_middle_only_delays(
