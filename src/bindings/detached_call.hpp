@@ -19,7 +19,7 @@ namespace vmthaw::bindings {
 // Runs `work` on a thread of its own and waits for at most `timeout_s`; Ctrl-C ends the wait. Work that is not done by
 // then goes on by itself (it may be blocked in a page that nobody serves): it must own all that it touches.
 // Throws what `work` throws, SystemError (ETIMEDOUT), ArgumentError, error_already_set.
-inline void call_detached(const char* what, double timeout_s, std::function<void()> work) {
+inline void call_detached(const char* thread_name, const char* what, double timeout_s, std::function<void()> work) {
     struct Call {
         std::mutex mutex;
         std::condition_variable changed;
@@ -27,7 +27,7 @@ inline void call_detached(const char* what, double timeout_s, std::function<void
         std::exception_ptr failure;
     };
     const auto call = std::make_shared<Call>();
-    start_thread("vmthaw-copy", [call, work = std::move(work)]() mutable {
+    start_thread(thread_name, [call, work = std::move(work)]() mutable {
         std::exception_ptr failure;
         try {
             work();
@@ -50,6 +50,10 @@ inline void call_detached(const char* what, double timeout_s, std::function<void
     if (call->failure) {
         std::rethrow_exception(call->failure);
     }
+}
+
+inline void call_detached(const char* what, double timeout_s, std::function<void()> work) {
+    call_detached("vmthaw-copy", what, timeout_s, std::move(work));
 }
 
 // The same for work that ends early when its flag is set: it is, as soon as the caller gives up.

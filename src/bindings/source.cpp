@@ -5,15 +5,22 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.hpp"
+#include "bindings/detached_call.hpp"
 #include "bindings/text.hpp"
 #include "source/file/file_source.hpp"
 #include "source/file/sparse_diff_source.hpp"
@@ -21,7 +28,8 @@
 #include "source/zero_source.hpp"
 
 // GIL and locking: whatever may wait for a disk, for Python threads or for a lock runs with the GIL released; results
-// become Python objects after it was taken again. Destructors run without it (they unmap files and lock queues).
+// become Python objects after it was taken again. Destructors run without it (they unmap files and lock queues). A read
+// that waits on the main thread is done by a thread of its own, which owns what it touches, so that Ctrl-C ends it.
 namespace vmthaw::bindings {
 namespace {
 
@@ -29,29 +37,87 @@ namespace {
     throw_read_error(source, source.start(), 0, {.status = ReadStatus::closed});
 }
 
-py::bytes read(PageSource& source, std::uint64_t offset, std::uint64_t size) {
-    constexpr std::uint64_t kLargestPage = 2 * 1024 * 1024;
-    if (is_closed(source)) {
-        throw_closed(source);
+// Python's signal handlers run on this thread alone.
+bool is_main_thread() { return ::getpid() == static_cast<pid_t>(::syscall(SYS_gettid)); }
+
+// A read of the main thread, by a thread of its own. The bytes object is written there without the GIL: nobody else has
+// seen it, and after Ctrl-C it is kept until the reading is done with it.
+struct Reading {
+    py::bytes bytes;
+    std::atomic<bool> done{false};
+    ReadResult result;
+};
+
+// Whose reader gave up, but for those that are done; guarded by the GIL, not freed at exit: a thread may still write.
+std::vector<std::shared_ptr<Reading>>& given_up() {
+    static auto* const readings = new std::vector<std::shared_ptr<Reading>>;
+    std::erase_if(*readings, [](const auto& reading) { return reading->done.load(std::memory_order_acquire); });
+    return *readings;
+}
+
+ReadResult read_interruptibly(const std::shared_ptr<PageSource>& source, std::uint64_t offset, const py::bytes& bytes,
+                              std::span<std::byte> out) {
+    given_up();
+    const auto reading = std::make_shared<Reading>(bytes);
+    try {
+        // The thread has no share in it: to drop the last one would take the GIL.
+        call_detached("vmthaw-read", "reading a page source", std::numeric_limits<double>::infinity(),
+                      [source, offset, out, mine = reading.get()] {
+                          mine->result = source->read(offset, out);
+                          mine->done.store(true, std::memory_order_release);
+                      });
+    } catch (const py::error_already_set&) {
+        given_up().push_back(reading);
+        throw;
     }
-    if (size > source.size() + kLargestPage) {  // before memory is asked for
-        throw_read_error(source, offset, size, {.status = ReadStatus::out_of_range});
+    return reading->result;
+}
+
+ReadResult read_into(const std::shared_ptr<PageSource>& source, std::uint64_t offset, const py::bytes& bytes) {
+    // JUSTIFICATION: nobody else has seen this bytes object yet, so it may be written without the GIL.
+    const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(bytes.ptr())), py::len(bytes));
+    {
+        const py::gil_scoped_release release;
+        if (!is_main_thread() || source->ready(offset, out.size())) {
+            return source->read(offset, out);
+        }
+        if (out.size() <= kLargestSourcePage && source->read_now(offset, out) && source->still_whole().ok()) {
+            return {};
+        }
+    }
+    return read_interruptibly(source, offset, bytes, out);
+}
+
+py::bytes read(const std::shared_ptr<PageSource>& source, std::uint64_t offset, std::uint64_t size) {
+    if (is_closed(*source)) {
+        throw_closed(*source);
+    }
+    if (size > source->size() + kLargestSourcePage) {  // before memory is asked for
+        throw_read_error(*source, offset, size, {.status = ReadStatus::out_of_range});
     }
     auto bytes = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<py::ssize_t>(size)));
     if (!bytes) {
         throw py::error_already_set();
     }
-    // JUSTIFICATION: nobody else has seen this bytes object yet, so it may be written without the GIL.
-    auto* data = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(bytes.ptr()));
-    ReadResult result;
-    {
-        const py::gil_scoped_release release;
-        result = source.read(offset, {data, size});
-    }
+    const ReadResult result = read_into(source, offset, bytes);
     if (!result.ok()) {
-        throw_read_error(source, offset, size, result);
+        throw_read_error(*source, offset, size, result);
     }
     return bytes;
+}
+
+void prepare(const std::shared_ptr<PageSource>& source, std::uint64_t offset, std::uint64_t size) {
+    const auto result = std::make_shared<ReadResult>();
+    const auto work = [source, offset, size, result] { *result = source->prepare(offset, size); };
+    if (is_main_thread()) {
+        call_detached("vmthaw-read", "preparing a page source", std::numeric_limits<double>::infinity(), work);
+    } else {
+        const py::gil_scoped_release release;
+        work();
+    }
+    if (!result->ok()) {
+        throw_read_error(*source, offset, size, *result);
+    }
 }
 
 py::array extents(const PageSource& source) {
@@ -84,17 +150,6 @@ py::array extents(const PageSource& source) {
 py::tuple extent_at(const PageSource& source, std::uint64_t offset, std::uint64_t limit) {
     const Extent extent = source.extent_at(offset, limit);
     return py::make_tuple(extent.offset, extent.size, extent.kind);
-}
-
-void prepare(PageSource& source, std::uint64_t offset, std::uint64_t size) {
-    ReadResult result;
-    {
-        const py::gil_scoped_release release;
-        result = source.prepare(offset, size);
-    }
-    if (!result.ok()) {
-        throw_read_error(source, offset, size, result);
-    }
 }
 
 ShortPolicy parse_short(const std::string& text) {
@@ -179,14 +234,16 @@ void register_page_source(py::module_& module) {
              "All extents in order, as a numpy array with the fields offset, size (u8, bytes) and kind (an ExtentKind "
              "value). Raises StateError when closed. The GIL is released.")
         .def("read", &read, py::arg("offset"), py::arg("size"),
-             "The `size` bytes at `offset`, holes as zeros, all or nothing. Blocks, with the GIL released. Raises "
-             "ShortReadError, SourceIoError, SourceRangeError or StateError (closed).")
+             "The `size` bytes at `offset`, holes as zeros, all or nothing. Blocks, with the GIL released; Ctrl-C ends "
+             "it. "
+             "Raises ShortReadError, SourceIoError, SourceRangeError or StateError (closed).")
         .def("ready", &PageSource::ready, py::arg("offset"), py::arg("size"), NoGil(),
              "True when the range can be installed without waiting for a disk, a network or Python. The GIL is "
              "released.")
-        .def("prepare", &prepare, py::arg("offset"), py::arg("size"),
-             "Brings the range to where it is installed without waiting. Blocks, with the GIL released. Raises what "
-             "read() raises.")
+        .def(
+            "prepare", &prepare, py::arg("offset"), py::arg("size"),
+            "Brings the range to where it is installed without waiting. Blocks, with the GIL released; Ctrl-C ends it. "
+            "Raises what read() raises.")
         .def(
             "still_whole", [](const PageSource& source) { return source.still_whole().ok(); }, NoGil(),
             "False when the source has lost bytes since it was opened (a file that was cut) or is closed.")
