@@ -202,8 +202,12 @@ std::shared_ptr<SparseDiffSource> open_diffs(
 }
 
 py::str repr(const py::object& self) {
-    const auto& source = self.cast<const PageSource&>();
     const auto name = py::type::of(self).attr("__name__").cast<std::string>();
+    // A constructor that raised leaves an object without a source in it, which a traceback with its locals shows.
+    if (!reinterpret_cast<py::detail::instance*>(self.ptr())->get_value_and_holder().holder_constructed()) {
+        return text_of("<" + name + ", never opened>");
+    }
+    const auto& source = self.cast<const PageSource&>();
     const char* state = source.inherited() ? ", inherited by fork" : is_closed(source) ? ", closed" : "";
     return text_of("<" + name + " " + source.description() + ", " + std::to_string(source.size()) + " bytes" + state +
                    ">");

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vmthaw import ExtentKind, FileSource, PageSource, ZeroSource
+from vmthaw import ExtentKind, FileSource, LayeredSource, PageSource, PythonSource, ZeroSource
 from vmthaw.errors import (
     PageSourceError,
     ShortReadError,
@@ -164,6 +164,11 @@ def test_zeros_are_zeros_and_end_where_they_were_said_to(memory: Path) -> None:
 
 def test_repr_names_class_path_and_size(memory: Path) -> None:
     assert repr(FileSource(memory)) == f"<FileSource file:{memory}, {8 * PAGE} bytes>"
+
+
+@pytest.mark.parametrize("kind", [FileSource, LayeredSource, PythonSource])
+def test_repr_of_a_source_whose_constructor_raised_says_so(kind: type[PageSource]) -> None:
+    assert repr(kind.__new__(kind)) == f"<{kind.__name__}, never opened>"
 
 
 def test_threads_read_one_source_at_once(memory: Path, mode: str) -> None:
