@@ -6,12 +6,11 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from vmthaw import _core
-from vmthaw._extras import need
-from vmthaw.errors import SourceOpenError, VmthawValueError
-from vmthaw.source._object_store._range_reader import ObjectStoreStats, RangeReader, first_line
+from vmthaw.errors import VmthawValueError
+from vmthaw.source._object_store._range_reader import ObjectStoreStats, RangeReader
+from vmthaw.source._object_store._store import explained, open_error, store_of, why_missing
 from vmthaw.source._python_source import PythonSource
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["ObjectStoreSource"]
 
 _MIB = 1 << 20
-_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
 
 
 class ObjectStoreSource(_core.CachedSource):
@@ -62,7 +60,7 @@ class ObjectStoreSource(_core.CachedSource):
     ) -> None:
         if attempts < 1:
             raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
-        store, path = _store_of(url, timeout, config)
+        store, path = store_of(url, timeout, config)
         size, etag = _look(store, path, url)
         self._reader = RangeReader(store, path, url, size=size, etag=etag, attempts=attempts, hedge=hedge)
         self._ranges = PythonSource(
@@ -93,30 +91,6 @@ class ObjectStoreSource(_core.CachedSource):
         self._ranges.close()
 
 
-def _store_of(url: str, timeout: float, config: Mapping[str, Any] | None) -> tuple[ObjectStore, str]:
-    parts = urlsplit(url)
-    path = unquote(parts.path).lstrip("/")
-    if parts.scheme not in _SCHEMES or not parts.netloc or not path:
-        raise VmthawValueError(f"{url!r} names no object: give SCHEME://BUCKET/KEY with one of {', '.join(_SCHEMES)}")
-    if parts.query or parts.fragment:
-        raise VmthawValueError(f"{url!r} has a query or a fragment, which are no part of an object's name")
-    root = f"{parts.scheme}://{parts.netloc}"
-    stores = need("obstore.store", "s3")
-    client: dict[str, Any] = {
-        "timeout": f"{timeout * 1000:.0f}ms",
-        "connect_timeout": f"{min(timeout, 5.0) * 1000:.0f}ms",
-    }
-    if parts.scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:"):
-        client["allow_http"] = True
-    options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": 0}}
-    if config is not None:
-        options["config"] = dict(config)
-    try:
-        return stores.from_url(root, **options), path
-    except Exception as error:
-        raise _open_error(url, errno.EINVAL, first_line(error)) from error
-
-
 def _look(store: ObjectStore, path: str, url: str) -> tuple[int, str | None]:
     """Size in bytes and ETag."""
     import obstore
@@ -124,23 +98,11 @@ def _look(store: ObjectStore, path: str, url: str) -> tuple[int, str | None]:
     try:
         found = obstore.head(store, path)
     except FileNotFoundError as error:
-        raise _open_error(url, errno.ENOENT, "there is no such object: check bucket and key") from error
-    except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as error:
-        raise _open_error(
-            url, errno.EACCES, f"the store refuses: check the credentials: {first_line(error)}"
-        ) from error
+        raise open_error(url, *why_missing(store, path, error)) from error
     except Exception as error:
-        raise _open_error(url, errno.EREMOTEIO, f"the store cannot be asked: {first_line(error)}") from error
+        number, why = explained(error)
+        remedy = "the store cannot be asked: " if number == errno.EREMOTEIO else ""
+        raise open_error(url, number, remedy + why) from error
     if found["size"] == 0:
-        raise _open_error(url, 0, "the object is empty: it holds no memory")
+        raise open_error(url, 0, "the object is empty: it holds no memory")
     return found["size"], found["e_tag"]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.0f}ms"
-
-
-def _open_error(url: str, number: int, why: str) -> SourceOpenError:
-    error = SourceOpenError(f"cannot open page source {url}: {why}")
-    error.path, error.errno = url, number
-    return error

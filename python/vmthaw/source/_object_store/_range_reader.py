@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vmthaw.source._object_store._latencies import Latencies
+from vmthaw.source._object_store._store import said
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -132,7 +133,7 @@ class RangeReader:
         except FileNotFoundError as error:
             raise OSError(errno.ENOENT, f"{where}: the object is gone: it must stay while VMs stand on it") from error
         except (self._errors.PermissionDeniedError, self._errors.UnauthenticatedError) as error:
-            why = f"the store refuses: check the credentials: {first_line(error)}"
+            why = f"the store refuses: check the credentials: {said(error)}"
             raise OSError(errno.EACCES, f"{where}: {why}") from error
         except self._errors.NotSupportedError as error:
             raise OSError(errno.EOPNOTSUPP, f"{where}: the server ignores ranges: put the file elsewhere") from error
@@ -149,12 +150,7 @@ class RangeReader:
 
     @staticmethod
     def _other_error(where: str, error: Exception) -> OSError:
-        text = first_line(error)
+        text = said(error)
         if "status code: 416" in text:
             return OSError(errno.ESTALE, f"{where}: the object has become shorter: {text}")
         return RetryableError(errno.EREMOTEIO, f"{where}: {text}")
-
-
-def first_line(error: BaseException) -> str:
-    """What the store said, without the debugging text that follows."""
-    return str(error).partition("\n")[0]
