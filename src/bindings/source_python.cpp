@@ -78,8 +78,9 @@ void register_python_source(py::module_& module) {
              "Answers a read with a bytes-like object, which is copied. Fewer bytes than asked are a short read, more "
              "an EMSGSIZE error of that read. False when the reader has given up. Raises TypeError or BufferError when "
              "`data` is not contiguous bytes.")
-        .def("fail", &RequestQueue::fail, py::arg("id"), py::arg("errno"), NoGil(),
-             "Answers a read with an errno. False when the reader has given up.")
+        .def("fail", &RequestQueue::fail, py::arg("id"), py::arg("errno"), py::arg("why") = "", NoGil(),
+             "Answers a read with an errno; `why` stands in the errors of reads that fail with it. False when the "
+             "reader has given up.")
         .def("close", &RequestQueue::close, NoGil(), "Ends every wait on either side. Idempotent.")
         .def_property_readonly("waiting", py::cpp_function(&RequestQueue::waiting, NoGil()),
                                "How many reads nobody has taken yet.")

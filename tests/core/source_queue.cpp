@@ -72,6 +72,30 @@ TEST(SourceQueue, AFailureKeepsItsErrno) {
     EXPECT_EQ(reader.wait().errno_value, EREMOTEIO);
 }
 
+TEST(SourceQueue, WhatWasSaidOfAFailureIsKeptByItsErrno) {
+    RequestQueue queue(8, milliseconds(10000));
+    EXPECT_EQ(queue.why(EREMOTEIO), "");
+    EXPECT_FALSE(queue.fail(77, EREMOTEIO, "nobody waits for it"));
+    EXPECT_EQ(queue.why(EREMOTEIO), "nobody waits for it");
+    queue.fail(78, EREMOTEIO, "later");
+    queue.fail(79, EREMOTEIO);
+    queue.fail(80, ESTALE, "another");
+    EXPECT_EQ(queue.why(EREMOTEIO), "later");
+    for (int number = 1000; number < 1020; ++number) {
+        queue.fail(81, number, "of many");
+    }
+    EXPECT_EQ(queue.why(1019), "of many");
+    EXPECT_EQ(queue.why(EREMOTEIO), "") << "more is kept than there is room for";
+}
+
+TEST(SourceQueue, AReadThatNobodyAnswersSaysForHowLong) {
+    PythonSource source(kPage, {}, "slow", milliseconds(20), 8);
+    std::vector<std::byte> out(kPage);
+    const ReadResult result = source.read(0, out);
+    EXPECT_EQ(result.errno_value, ETIMEDOUT);
+    EXPECT_NE(source.remedy(result).find("no answer for 20 ms"), std::string::npos) << source.remedy(result);
+}
+
 TEST(SourceQueue, AReaderGivesUpInTimeAndALateAnswerTouchesNothing) {
     RequestQueue queue(8, milliseconds(20));
     Reader taken(queue, 0, kPage);

@@ -15,6 +15,7 @@ Request: TypeAlias = "tuple[int, int, int]"
 
 _log = logging.getLogger("vmthaw.source")
 _DISTINCT_MESSAGES = 256
+_MOST_SAID = 1000
 
 
 class Answers:
@@ -57,8 +58,9 @@ class Answers:
         number = error.errno if isinstance(error, OSError) else None
         if number is None and isinstance(error, TimeoutError):
             number = errno.ETIMEDOUT
+        why = _said(error)
         for request, _, _ in requests:
-            self._queue.fail(request, number or errno.EIO)
+            self._queue.fail(request, number or errno.EIO, why)
         where = self._place(requests[0])
         if len(requests) > 1:
             where = f"{len(requests)} ranges, the first of them {where}"
@@ -90,3 +92,12 @@ class Answers:
         except BaseException:  # noqa: BLE001 - a handler (or __str__) that raises must not end the thread
             if logging.raiseExceptions:
                 traceback.print_exc()
+
+
+def _said(error: BaseException) -> str:
+    """One line for the errors of those that read; the log has the rest."""
+    try:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        return str(text).partition("\n")[0][:_MOST_SAID]
+    except BaseException:  # noqa: BLE001 - a __str__ of theirs runs their code
+        return type(error).__name__

@@ -1,6 +1,7 @@
 #include "source/python/python_source.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "base/error.hpp"
@@ -66,6 +67,18 @@ bool PythonSource::ready(std::uint64_t offset, std::uint64_t size) noexcept {
 ReadResult PythonSource::prepare(std::uint64_t offset, std::uint64_t size) noexcept { return check(offset, size); }
 
 ReadResult PythonSource::still_whole() const noexcept { return check(0, 0); }
+
+std::string PythonSource::remedy(const ReadResult& result) const {
+    if (result.status != ReadStatus::io_error) {
+        return {};
+    }
+    std::string why = requests_->why(result.errno_value);
+    if (why.empty() && result.errno_value == ETIMEDOUT) {
+        why = "no answer for " + std::to_string(requests_->timeout().count()) +
+              " ms: see what holds it up, or give the source a longer timeout";
+    }
+    return why;
+}
 
 void PythonSource::close() noexcept {
     closed_.store(true, std::memory_order_relaxed);

@@ -43,6 +43,8 @@ public:
     [[nodiscard]] std::vector<Extent> extents() const override { return extents_.all(); }
     [[nodiscard]] SourceTier tier(std::uint64_t /*offset*/) const noexcept override { return SourceTier::python; }
     [[nodiscard]] std::string description() const override { return "python:" + name_; }
+    // What Python said about it, or that it said nothing in time.
+    [[nodiscard]] std::string remedy(const ReadResult& result) const override;
     void close() noexcept override;
 
     // Where the Python threads find their work. It outlives the source, closed.

@@ -1,11 +1,13 @@
 #include "source/python/request_queue.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "base/error.hpp"
@@ -33,6 +35,22 @@ struct RequestQueue::State {
     std::vector<Waiter*> taken;
     std::uint64_t last_id = 0;
     bool closed = false;
+
+    struct Reason {
+        int errno_value = 0;
+        std::string why;
+    };
+    std::array<Reason, 8> reasons;
+    std::size_t next_reason = 0;
+
+    void remember(int errno_value, std::string why) noexcept {
+        auto found = std::find_if(reasons.begin(), reasons.end(),
+                                  [errno_value](const Reason& reason) { return reason.errno_value == errno_value; });
+        if (found == reasons.end()) {
+            found = reasons.begin() + static_cast<std::ptrdiff_t>(next_reason++ % reasons.size());
+        }
+        *found = {errno_value, std::move(why)};
+    }
 
     void forget(Waiter* waiter) {
         std::erase(waiting, waiter);
@@ -131,8 +149,25 @@ bool RequestQueue::complete(std::uint64_t id, std::span<const std::byte> bytes) 
     return finish(id, {}, bytes);
 }
 
-bool RequestQueue::fail(std::uint64_t id, int errno_value) noexcept {
+bool RequestQueue::fail(std::uint64_t id, int errno_value, std::string why) noexcept {
+    if (!fork_guard_.inherited() && !why.empty()) {
+        const std::lock_guard lock(state_->mutex);
+        state_->remember(errno_value, std::move(why));
+    }
     return finish(id, {.status = ReadStatus::io_error, .errno_value = errno_value}, {});
+}
+
+std::string RequestQueue::why(int errno_value) const {
+    if (fork_guard_.inherited()) {
+        return {};
+    }
+    const std::lock_guard lock(state_->mutex);
+    for (const State::Reason& reason : state_->reasons) {
+        if (reason.errno_value == errno_value) {
+            return reason.why;
+        }
+    }
+    return {};
 }
 
 bool RequestQueue::finish(std::uint64_t id, const ReadResult& result, std::span<const std::byte> bytes) noexcept {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "base/fork_guard.hpp"
 #include "source/page_source.hpp"
@@ -41,7 +42,10 @@ public:
     // Copies the answer to the reader: fewer bytes than asked become short_read, more io_error(EMSGSIZE).
     // False when the reader has given up or the queue is closed; nothing is touched then.
     bool complete(std::uint64_t id, std::span<const std::byte> bytes) noexcept;
-    bool fail(std::uint64_t id, int errno_value) noexcept;
+    // `why` is kept, for why(), be the reader still there or not.
+    bool fail(std::uint64_t id, int errno_value, std::string why = {}) noexcept;
+    // What the latest fail() with this errno said, of the few errnos that were met last; "" when none did.
+    [[nodiscard]] std::string why(int errno_value) const;
 
     // Ends every ask() and next(), now and later. Idempotent.
     void close() noexcept;
