@@ -37,7 +37,7 @@ def url(s3: S3Server, full_memory_file: Path) -> str:
 def test_every_byte_is_right(fill_mode: FillMode, url: str, full_memory_file: Path, tmp_socket: Path) -> None:
     config = PagerConfig(fill_mode=fill_mode, fill_bytes=CHUNK)
     with (
-        source_of(url) as source,
+        source_of(url, hedge=False) as source,
         PageServer(tmp_socket, source, config=config) as server,
         FakeVmm(full_memory_file) as vmm,
     ):

@@ -33,14 +33,14 @@ class ObjectStoreSource(_core.CachedSource):
     When an answer is later than 19 of 20 were lately, the range is asked for a second time and the first answer counts
     (`hedge`). What may pass (500, 503, ended connections, answers that are no answer to what was asked) is tried
     `attempts` times in all, with pauses that grow and are random. An object that is replaced while it is in use is
-    noticed by its ETag: reads fail with ESTALE then, so that no guest sees a mixture. A read that is not answered
-    within `timeout` seconds is ETIMEDOUT.
+    noticed by its ETag: reads fail with ESTALE then, so that no guest sees a mixture. A request that takes half of
+    `timeout` seconds has failed, a read that is not answered within all of them is ETIMEDOUT.
 
     `extents` (rows of offset, size, kind) tell data from zeros, which are never fetched; without it all is data.
 
     Raises SourceOpenError when the object cannot be found or reached, MissingExtraError, VmthawValueError. Reads raise
-    what `PageSource.read` does; the reason is logged by ``vmthaw.source``. The GIL is taken on a thread of the source's
-    alone, where the requests are made. In a forked child the source is inert.
+    what `PageSource.read` does, with what the store said; ``vmthaw.source`` logs more of it. The GIL is taken on
+    threads of the source's alone, where the requests are made. In a forked child the source is inert.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ObjectStoreSource(_core.CachedSource):
     ) -> None:
         if attempts < 1:
             raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
-        store, path = store_of(url, timeout, config)
+        store, path = store_of(url, timeout / 2, config)
         size, etag = _look(store, path, url)
         self._reader = RangeReader(store, path, url, size=size, etag=etag, attempts=attempts, hedge=hedge)
         self._ranges = PythonSource(

@@ -74,7 +74,8 @@ class RangeReader:
                 return await self._first_of_two(offset, size)
             except RetryableError as error:
                 if attempt == self._attempts:
-                    raise OSError(error.errno, f"{error.strerror}; {attempt} attempts failed") from error
+                    tried = f"{attempt} attempts failed: see what the store suffers from, or allow more"
+                    raise OSError(error.errno, f"{error.strerror}; {tried}") from error
             self.stats.retries += 1
             await asyncio.sleep(self._pause(attempt))
         raise AssertionError  # attempts is at least 1
@@ -127,9 +128,7 @@ class RangeReader:
             result = await self._get(self._store, self._path, options=options)  # type: ignore[arg-type]
             data = await result.bytes_async()
         except self._errors.PreconditionError as error:
-            raise OSError(
-                errno.ESTALE, f"{where}: the object was changed since it was opened: give snapshots names of their own"
-            ) from error
+            raise _stale(where) from error
         except FileNotFoundError as error:
             raise OSError(errno.ENOENT, f"{where}: the object is gone: it must stay while VMs stand on it") from error
         except (self._errors.PermissionDeniedError, self._errors.UnauthenticatedError) as error:
@@ -139,6 +138,8 @@ class RangeReader:
             raise OSError(errno.EOPNOTSUPP, f"{where}: the server ignores ranges: put the file elsewhere") from error
         except (self._errors.BaseError, OSError) as error:
             raise self._other_error(where, error) from error
+        if self._etag is not None and result.meta["e_tag"] not in (None, self._etag):
+            raise _stale(where)  # by a store that does not know If-Match
         if result.meta["size"] != self._size or result.range != (offset, offset + size) or len(data) != size:
             raise RetryableError(
                 errno.EBADMSG,
@@ -152,5 +153,11 @@ class RangeReader:
     def _other_error(where: str, error: Exception) -> OSError:
         text = said(error)
         if "status code: 416" in text:
-            return OSError(errno.ESTALE, f"{where}: the object has become shorter: {text}")
+            return OSError(errno.ESTALE, f"{where}: the object has become shorter: write snapshots anew: {text}")
         return RetryableError(errno.EREMOTEIO, f"{where}: {text}")
+
+
+def _stale(where: str) -> OSError:
+    return OSError(
+        errno.ESTALE, f"{where}: the object was changed since it was opened: give snapshots names of their own"
+    )
