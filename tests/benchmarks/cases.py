@@ -23,6 +23,7 @@ from tests.benchmarks.pack_cases import pack_cases, unpack_cases
 from tests.benchmarks.processes import JsonProcess, OurServer, thread_cpu_ns
 from tests.benchmarks.restore_cases import restore_cases
 from tests.benchmarks.run_cases import run_cases
+from tests.benchmarks.s3_cases import s3_cases
 from tests.benchmarks.snapshot_cases import snapshot_cases
 from tests.benchmarks.source_cases import source_cases
 from tests.benchmarks.source_fault_cases import source_fault_cases
@@ -190,7 +191,7 @@ def all_cases() -> list[Case]:
     ]
     cases += restore_cases() + guest_cases() + trace_cases(ours) + exit_cases() + dax_cases() + fuse_cases()
     cases += source_cases() + source_fault_cases() + layered_cases()
-    cases += window_cases()
+    cases += window_cases() + s3_cases()
     cases += pack_cases() + unpack_cases()
     return cases if why_no_guest() else cases + run_cases() + capture_cases() + freeze_cases() + snapshot_cases()
 

@@ -143,6 +143,8 @@ GOALS = (
          "source/fault-layered-64", "source/fault-layered-64", _in_turns, 1.1),
     Goal("layered-lookup", "a look-up in a million runs over 8 GiB: time / a random load from an array as long",
          "source/layered-lookup-dense", "source/layered-lookup-dense", _in_turns, 2.0),
+    Goal("s3", "10 % of 512 MiB from S3, 2 ms away, its working set recorded: pages/s / page by page", "s3/working-set",
+         "s3/page", _rate, 20.0, True),
     Goal("pack", "snapshot pack: time / zstd -3 over the pages that are no zeros", "pack/pack", "pack/pack", _in_turns,
          1.2),
 )  # fmt: skip

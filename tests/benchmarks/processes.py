@@ -84,6 +84,8 @@ class OurServer(JsonProcess):
         cpu: int | None = None,
         retry: dict[str, Any] | None = None,
         python_source: dict[str, int] | None = None,
+        object_store: str | None = None,
+        by_page: bool = False,
         working_set: Path | None = None,
         working_set_mode: str = "alongside",
         trace_records: int = 0,
@@ -93,6 +95,7 @@ class OurServer(JsonProcess):
             {
                 "socket": str(socket), "memory": str(memory), "fill_mode": fill_mode, "fill_bytes": fill_bytes,
                 "placement": placement, "cpu": cpu, "retry": retry or {}, "python_source": python_source,
+                "object_store": object_store, "by_page": by_page,
                 "working_set": str(working_set) if working_set else None, "working_set_mode": working_set_mode,
                 "trace_records": trace_records,
             },

@@ -36,6 +36,21 @@ class FailingFile:
         return os.pread(self._fd, size, offset)
 
 
+class PageByPage:
+    """What one would write: a ranged GET for whatever is asked, one after the other."""
+
+    def __init__(self, url: str) -> None:
+        import obstore
+        from obstore.store import from_url
+
+        root, _, self._path = url.rpartition("/")
+        self._store = from_url(root, client_options={"allow_http": True})
+        self._get = obstore.get_range
+
+    def __call__(self, offset: int, size: int) -> Any:
+        return self._get(self._store, self._path, start=offset, length=size)
+
+
 def main() -> None:
     arguments: dict[str, Any] = json.loads(sys.argv[1])
     # A page that fails on purpose, and VMs that are killed at the end of a case, are no news.
@@ -55,6 +70,11 @@ def main() -> None:
     if arguments["python_source"] is not None:
         callable_source = FailingFile(arguments["memory"], **arguments["python_source"])
         source = vmthaw.PythonSource(callable_source, os.stat(arguments["memory"]).st_size)
+    elif arguments["by_page"]:
+        size = os.stat(arguments["memory"]).st_size
+        source = vmthaw.PythonSource(PageByPage(arguments["object_store"]), size, threads=4)
+    elif arguments["object_store"] is not None:
+        source = vmthaw.ObjectStoreSource(arguments["object_store"])
     else:
         source = vmthaw.FileSource(arguments["memory"])
     working_set = vmthaw.WorkingSet.load(arguments["working_set"]) if arguments["working_set"] else None

@@ -29,6 +29,7 @@ SUBJECTS = (
     Subject("window", ("window",), "page", "FUSE READ", of_memory_file=False),
     Subject("fuse", ("fuse",), "call", "libfuse3", of_memory_file=False),
     Subject("source", ("source",), "page", "file"),
+    Subject("s3", ("s3",), "page", "page by page"),
     Subject("pack", ("pack",), "page", "zstd -3", of_memory_file=False),
     Subject("unpack", ("unpack",), "page", "file", of_memory_file=False),
 )

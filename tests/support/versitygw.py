@@ -42,6 +42,12 @@ def versitygw() -> Path:
     return program
 
 
+def made_versitygw() -> Path | None:
+    """The program, if there is one already."""
+    program = Path(os.environ.get("VERSITYGW", _TOOLS / "versitygw"))
+    return program if program.exists() else None
+
+
 def find_go() -> str:
     """A Go that is new enough. Raises NoVersitygwError."""
     remedy = "install it, or let VERSITYGW name a versitygw"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.delayed_link import DelayedLink
 from tests.support.eventually import PATIENCE
 from tests.support.s3_server import S3Server
 from vmthaw import FillMode, ObjectStoreSource, PagerConfig, PageServer
@@ -161,3 +163,43 @@ def test_a_server_that_stops_answering_is_a_time_out_and_others_go_on(
             assert caught.value.errno in (errno.ETIMEDOUT, errno.EREMOTEIO)
             s3.thaw()
             assert source.read(0, PAGE) == full_memory_file.read_bytes()[:PAGE], "it is not lost for good"
+
+
+@pytest.mark.usefixtures("userfaultfd_available")
+def test_a_link_that_is_cut_in_the_middle_and_mended_only_delays(
+    s3: S3Server, url: str, full_memory_file: Path, tmp_socket: Path, eventually: Callable[..., object]
+) -> None:
+    with (
+        DelayedLink(s3.port) as link,
+        source_of(url, attempts=40, config={"endpoint": link.endpoint}) as source,
+        PageServer(tmp_socket, source) as server,
+        FakeVmm(full_memory_file) as vmm,
+        ThreadPoolExecutor() as pool,
+    ):
+        vmm.handover(tmp_socket)
+        vmm.touch([0]).check()
+        link.cut()
+        touching = pool.submit(vmm.touch, "random", seed=2, threads=4)
+        eventually(lambda: source.stats.retries >= 4)
+        assert not touching.done()
+        link.mend()
+        touching.result().check()
+        vmm.verify(only_touched=False).check()
+        assert server.stats.failed == 0
+
+
+def test_a_link_that_is_slow_delays_what_is_asked_for_at_once_but_once(
+    s3: S3Server, url: str, full_memory_file: Path
+) -> None:
+    content = full_memory_file.read_bytes()
+    delay, chunks = 0.1, len(content) // CHUNK
+    with (
+        DelayedLink(s3.port, delay) as link,
+        source_of(url, hedge=False, config={"endpoint": link.endpoint}) as source,
+        ThreadPoolExecutor(chunks) as pool,
+    ):
+        began = time.monotonic()
+        parts = list(pool.map(lambda number: source.read(number * CHUNK, CHUNK), range(chunks)))
+        took = time.monotonic() - began
+        assert b"".join(parts) == content
+        assert 2 * delay <= took < chunks * delay
