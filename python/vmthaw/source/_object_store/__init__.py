@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from vmthaw.source._object_store._asker import ObjectStoreStats
 from vmthaw.source._object_store._object_store_source import ObjectStoreSource
-from vmthaw.source._object_store._range_reader import ObjectStoreStats
 
 __all__ = ["ObjectStoreSource", "ObjectStoreStats"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core
 from vmthaw.errors import VmthawValueError
-from vmthaw.source._object_store._range_reader import ObjectStoreStats, RangeReader
+from vmthaw.source._object_store._asker import Asker, ObjectStoreStats
+from vmthaw.source._object_store._range_reader import RangeReader
 from vmthaw.source._object_store._store import explained, open_error, store_of, why_missing
 from vmthaw.source._python_source import PythonSource
 
@@ -62,9 +63,10 @@ class ObjectStoreSource(_core.CachedSource):
             raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
         store, path = store_of(url, timeout / 2, config)
         size, etag = _look(store, path, url)
-        self._reader = RangeReader(store, path, url, size=size, etag=etag, attempts=attempts, hedge=hedge)
+        self._asker = Asker(attempts, hedge=hedge)
+        reader = RangeReader(store, path, url, size=size, etag=etag, asker=self._asker)
         self._ranges = PythonSource(
-            self._reader, size, extents, concurrency, url, timeout=timeout, max_queued=max(64, 2 * concurrency)
+            reader, size, extents, concurrency, url, timeout=timeout, max_queued=max(64, 2 * concurrency)
         )
         try:
             super().__init__(
@@ -83,7 +85,7 @@ class ObjectStoreSource(_core.CachedSource):
     @property
     def stats(self) -> ObjectStoreStats:
         """What the store was asked for so far; `cache_stats` has what the caches answered."""
-        return self._reader.stats
+        return self._asker.stats
 
     def close(self) -> None:
         """Ends waiting reads and requests, then waits up to 2 s for the source's threads. Idempotent."""

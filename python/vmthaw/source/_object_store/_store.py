@@ -22,9 +22,11 @@ _NO_CREDENTIALS = ("Missing AccessKeyId", "Missing SecretAccessKey", "169.254.16
 _NOBODY = ("InvalidAccessKeyId", "XAdminUserNotFound")  # Amazon's word; versitygw's, which sends it as a 404
 
 
-def store_of(url: str, timeout: float, config: Mapping[str, Any] | None) -> tuple[ObjectStore, str]:
+def store_of(
+    url: str, timeout: float, config: Mapping[str, Any] | None, *, retries: int = 0
+) -> tuple[ObjectStore, str]:
     """The store and the path in it that ``SCHEME://BUCKET/PATH`` names; nothing is asked yet. `timeout` is that of
-    one request, in seconds, and none is tried again. Raises MissingExtraError, VmthawValueError and SourceOpenError."""
+    one request, in seconds. Raises MissingExtraError, VmthawValueError and SourceOpenError."""
     parts = urlsplit(url)
     path = unquote(parts.path).lstrip("/")
     if parts.scheme not in SCHEMES or not parts.netloc or not path:
@@ -40,7 +42,7 @@ def store_of(url: str, timeout: float, config: Mapping[str, Any] | None) -> tupl
     endpoint = str((config or {}).get("endpoint", os.environ.get("AWS_ENDPOINT_URL", "")))
     if parts.scheme == "http" or endpoint.startswith("http:"):
         client["allow_http"] = True
-    options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": 0}}
+    options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": retries}}
     if config is not None:
         options["config"] = dict(config)
     try:
