@@ -5,16 +5,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from vmthaw.cli._errors import EXIT_CODES, CliError, Exit, debug_option
 from vmthaw.cli._values import format_size
 
-_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+if TYPE_CHECKING:
+    _Where: TypeAlias = click.ParamType[Path | str]
+else:
+    _Where = click.ParamType
+
+
+class _Store(_Where):
+    """A directory, or the address of a prefix of an object store."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if isinstance(value, str) and "://" in value:
+            return value.rstrip("/")
+        return Path(os.fsdecode(click.Path(file_okay=False).convert(value, param, ctx)))
+
+
+_DIRECTORY = _Store()
 _JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 
 
@@ -30,7 +49,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON obj
 @debug_option
 def pack(
     file: Path,
-    directory: Path,
+    directory: Path | str,
     name: str | None,
     codec: str,
     level: int | None,
@@ -42,16 +61,17 @@ def pack(
 
     Zeros take nothing, and chunks that DIR has, from this memory or another, are not stored again. When it is
     interrupted, run it once more: it goes on with what is missing. `unpack` gives the memory back, `verify` checks it,
-    and vmthaw.source.PackedSource restores from it.
+    and vmthaw.source.PackedSource restores from it. DIR may be a prefix of an object store (s3://bucket/prefix), with
+    credentials from the environment; vmthaw.source.PackedStoreSource restores from there.
     """
     from vmthaw._snapshot_pack import pack as write
     from vmthaw.errors import VmthawError
     from vmthaw.source import FileSource
-    from vmthaw.source._packed_source import PackManifest
+    from vmthaw.source._packed_chunks import packed_chunks
 
     name = name or file.name
     try:
-        if PackManifest.path(directory, name).exists() and not force:
+        if packed_chunks(directory).has_manifest(name) and not force:
             raise CliError(f"{directory} has a memory {name}: choose another --name, or replace it with --force")
         with FileSource(file) as source, _bar("pack") as progress:
             done = write(
@@ -76,8 +96,8 @@ def pack(
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @_JSON
 @debug_option
-def unpack(directory: Path, name: str, output: Path, force: bool, as_json: bool) -> int:
-    """Write the memory NAME of DIR to FILE: sparse, and whole or not at all."""
+def unpack(directory: Path | str, name: str, output: Path, force: bool, as_json: bool) -> int:
+    """Write the memory NAME of DIR (or s3://bucket/prefix) to FILE: sparse, and whole or not at all."""
     from vmthaw._snapshot_pack import unpack as write
     from vmthaw.errors import VmthawError
 
@@ -97,8 +117,9 @@ def unpack(directory: Path, name: str, output: Path, force: bool, as_json: bool)
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @_JSON
 @debug_option
-def verify(directory: Path, names: tuple[str, ...], as_json: bool) -> int:
-    """Read every chunk of the memories NAME (by default all) of DIR, once, and hold it against its hash.
+def verify(directory: Path | str, names: tuple[str, ...], as_json: bool) -> int:
+    """Read every chunk of the memories NAME (by default all) of DIR (or s3://bucket/prefix), once, and hold it
+    against its hash.
 
     What is damaged is named, and ends the command with exit code 1.
     """

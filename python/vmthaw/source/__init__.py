@@ -19,7 +19,7 @@ from vmthaw._core import (
 )
 from vmthaw.source._layered_header import Codec, LayeredBuild, LayeredFrame, LayeredHeader, LayeredMapping
 from vmthaw.source._layered_source import LayeredSource
-from vmthaw.source._object_store import ObjectStoreSource, ObjectStoreStats
+from vmthaw.source._object_store import ObjectStoreSource, ObjectStoreStats, PackedStoreSource
 from vmthaw.source._packed_source import PackedSource
 from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
@@ -39,6 +39,7 @@ __all__ = [
     "ObjectStoreSource",
     "ObjectStoreStats",
     "PackedSource",
+    "PackedStoreSource",
     "PageExporter",
     "PageSource",
     "PythonSource",

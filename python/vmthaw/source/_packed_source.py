@@ -5,23 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import struct
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from vmthaw import _core
-from vmthaw.errors import SourceOpenError
+from vmthaw.source._packed_chunks import SUFFIXES, PackedChunks, packed_chunks, wrong_manifest
 
 __all__ = ["PackManifest", "PackedChunk", "PackedSource"]
 
 FORMAT = "vmthaw-pack"
 VERSION = 1
 HASH_BYTES = 32
-SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _MOST_CHUNKS = 1 << 24  # as the core's kMostChunks
-_MOST_MANIFEST_BYTES = 2 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,53 +40,48 @@ class PackManifest:
     codec: str
     chunks: list[PackedChunk | None]
 
-    @staticmethod
-    def path(directory: Path, name: str) -> Path:
-        """Where the manifest is. Raises SourceOpenError for a name with other signs than letters, digits, ``._-``."""
-        if not NAME.fullmatch(name):
-            raise _wrong(directory / name, "name", "a snapshot's name has letters, digits, '.', '_' and '-' only")
-        return directory / "snapshots" / f"{name}.json"
-
     @classmethod
-    def read(cls, directory: Path, name: str) -> PackManifest:
+    def read(cls, where: PackedChunks, name: str) -> PackManifest:
         """Reads and checks a manifest. Raises SourceOpenError, whose `field` says what is wrong."""
-        path = cls.path(directory, name)
+        content = where.get_manifest(name)
+        path = where.manifest_place(name)
         try:
-            if path.stat().st_size > _MOST_MANIFEST_BYTES:
-                raise _wrong(path, "size", "it is larger than any manifest")
-            found = json.loads(path.read_bytes())
-        except OSError as error:
-            raise _wrong(path, "file", f"{error.strerror}; was the memory packed to its end?", error.errno) from error
+            found = json.loads(content)
         except ValueError as error:
-            raise _wrong(path, "json", f"it is no JSON: {error}") from error
+            raise wrong_manifest(path, "json", f"it is no JSON: {error}") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
-            raise _wrong(path, "format", f"it is no {FORMAT} of version {VERSION}")
+            raise wrong_manifest(path, "format", f"it is no {FORMAT} of version {VERSION}")
         return cls._checked(path, found)
 
     @classmethod
-    def _checked(cls, path: Path, found: dict[str, Any]) -> PackManifest:
+    def _checked(cls, path: Path | str, found: dict[str, Any]) -> PackManifest:
         size, chunk_bytes, codec, rows = (found.get(key) for key in ("size", "chunk_bytes", "codec", "chunks"))
         if not _is_count(size, 1 << 62) or not size:
-            raise _wrong(path, "size", f"{size!r} is no size in bytes")
+            raise wrong_manifest(path, "size", f"{size!r} is no size in bytes")
         if not _is_count(chunk_bytes, 4 << 20) or chunk_bytes < 4096 or chunk_bytes & (chunk_bytes - 1):
-            raise _wrong(path, "chunk_bytes", f"{chunk_bytes!r} is no power of two from 4096 to 4194304")
+            raise wrong_manifest(path, "chunk_bytes", f"{chunk_bytes!r} is no power of two from 4096 to 4194304")
         if not isinstance(codec, str) or codec not in SUFFIXES:
-            raise _wrong(path, "codec", f"{codec!r} is none of {', '.join(SUFFIXES)}")
+            raise wrong_manifest(path, "codec", f"{codec!r} is none of {', '.join(SUFFIXES)}")
         if not isinstance(rows, list) or len(rows) != -(-size // chunk_bytes) or len(rows) > _MOST_CHUNKS:
-            raise _wrong(path, "chunks", f"they are not the {-(-size // chunk_bytes)} chunks of the memory")
+            raise wrong_manifest(path, "chunks", f"they are not the {-(-size // chunk_bytes)} chunks of the memory")
         return cls(size, chunk_bytes, codec, [_chunk(path, number, row) for number, row in enumerate(rows)])
+
+    def extents(self) -> list[tuple[int, int, str]]:
+        """Rows of offset, size and kind, one for each run of chunks of one kind."""
+        rows: list[tuple[int, int, str]] = []
+        for number, chunk in enumerate(self.chunks):
+            begin = number * self.chunk_bytes
+            size, kind = min(self.chunk_bytes, self.size - begin), "zero" if chunk is None else "data"
+            if rows and rows[-1][2] == kind:
+                begin, size = rows[-1][0], rows.pop()[1] + size
+            rows.append((begin, size, kind))
+        return rows
 
     def to_json(self) -> bytes:
         """The manifest as it is written."""
         rows = [chunk and [chunk.hash.hex(), chunk.packed_bytes, chunk.checksum] for chunk in self.chunks]
         head = {"format": FORMAT, "version": VERSION, "size": self.size, "chunk_bytes": self.chunk_bytes}
         return json.dumps({**head, "codec": self.codec, "hash": "blake2b-256", "chunks": rows}).encode()
-
-
-def chunk_file(directory: Path, digest: bytes, codec: str) -> Path:
-    """The file of a chunk: ``chunks/ab/cdef....zst``."""
-    text = digest.hex()
-    return directory / "chunks" / text[:2] / (text[2:] + SUFFIXES[codec])
 
 
 class PackedSource(_core.PackedSource):
@@ -105,7 +96,7 @@ class PackedSource(_core.PackedSource):
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str, *, cache_bytes: int = 64 << 20) -> None:
-        manifest = PackManifest.read(Path(directory), name)
+        manifest = PackManifest.read(packed_chunks(Path(directory)), name)
         none = bytes(HASH_BYTES + 8)
         rows = b"".join(
             none if chunk is None else chunk.hash + struct.pack("<II", chunk.packed_bytes, chunk.checksum)
@@ -118,22 +109,18 @@ def _is_count(value: object, most: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
-def _chunk(path: Path, number: int, row: Any) -> PackedChunk | None:
+def _chunk(path: Path | str, number: int, row: Any) -> PackedChunk | None:
     if row is None:
         return None
     try:
         text, packed_bytes, checksum = row
         digest = bytes.fromhex(text)
     except (TypeError, ValueError) as error:
-        raise _wrong(path, f"chunks[{number}]", "it is neither null nor a hash, a size and a checksum") from error
+        raise wrong_manifest(
+            path, f"chunks[{number}]", "it is neither null nor a hash, a size and a checksum"
+        ) from error
     if len(digest) != HASH_BYTES or not any(digest):
-        raise _wrong(path, f"chunks[{number}]", f"{text!r} is no hash of 32 bytes")
+        raise wrong_manifest(path, f"chunks[{number}]", f"{text!r} is no hash of 32 bytes")
     if not _is_count(packed_bytes, (1 << 32) - 1) or not packed_bytes or not _is_count(checksum, (1 << 32) - 1):
-        raise _wrong(path, f"chunks[{number}]", "its size or its checksum is none")
+        raise wrong_manifest(path, f"chunks[{number}]", "its size or its checksum is none")
     return PackedChunk(digest, packed_bytes, checksum)
-
-
-def _wrong(path: Path, field: str, why: str, number: int | None = None) -> SourceOpenError:
-    error = SourceOpenError(f"cannot open packed memory {path}: {field}: {why}")
-    error.path, error.field, error.errno = str(path), field, number or 0
-    return error
