@@ -24,6 +24,7 @@ from vmthaw.cli import cli
 from vmthaw.cli._errors import Exit
 from vmthaw.errors import SourceIoError, SourceOpenError
 from vmthaw.source import PackedSource, PackedStoreSource
+from vmthaw.source._packed_chunks import packed_chunks
 from vmthaw.testing import FakeVmm, FakeVmmDiedError
 
 pytestmark = pytest.mark.timeout(60, func_only=True)
@@ -149,13 +150,14 @@ def test_a_chunk_that_is_damaged_or_gone_is_named_and_packed_again(
     s3: S3Server, folder: Path, full_memory_file: Path, tmp_path: Path
 ) -> None:
     packed(full_memory_file)
-    flipped, gone = chunk_files(folder)[3:5]
+    flipped, gone, mistaken, other = chunk_files(folder)[3:7]
     content = bytearray(flipped.read_bytes())
     content[len(content) // 2] ^= 4
     flipped.write_bytes(content)
     remove(s3, gone)
+    mistaken.write_bytes(other.read_bytes())
     found = {str(one.path): one for one in verify(STORE, [])}
-    places = [f"{STORE}/{path.relative_to(folder)}" for path in (flipped, gone)]
+    places = [f"{STORE}/{path.relative_to(folder)}" for path in (flipped, gone, mistaken)]
     assert sorted(found) == sorted(places)
     shown = run("verify", STORE)
     assert shown.exit_code == Exit.FAILED
@@ -164,16 +166,25 @@ def test_a_chunk_that_is_damaged_or_gone_is_named_and_packed_again(
         unpack(STORE, "one", tmp_path / "back")
     assert list(tmp_path.glob("*back*")) == []
     with PackedStoreSource(STORE, "one", attempts=2) as source:
-        for place, number in zip(places, (errno.EBADMSG, errno.ENOENT), strict=True):
+        for place, number in zip(places, (errno.EBADMSG, errno.ENOENT, errno.EBADMSG), strict=True):
             with pytest.raises(SourceIoError) as caught:
                 source.read(found[place].offset, PAGE)
             assert caught.value.errno == number
             assert place in str(caught.value)
-        assert source.stats.retries == 1
+        assert source.stats.retries == 2
         remove(s3, flipped)
-        assert packed(full_memory_file).stored == 2
+        remove(s3, mistaken)
+        assert packed(full_memory_file).stored == 3
         assert verify(STORE, []) == []
         assert source.read(0, source.size) == full_memory_file.read_bytes(), "the damage was kept"
+
+
+@pytest.mark.usefixtures("s3")
+def test_of_two_who_put_a_chunk_the_first_stores_it() -> None:
+    chunks = packed_chunks(STORE)
+    for frame in (b"of the first", b"of the second"):
+        chunks.put(bytes(range(32)), "zstd", frame)
+    assert chunks.get(bytes(range(32)), "zstd") == b"of the first"
 
 
 @pytest.mark.usefixtures("folder")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.eventually import PATIENCE
 from tests.support.range_server import Answer, RangeServer, serving
 from vmthaw import ObjectStoreSource
 from vmthaw.errors import SourceIoError, SourceOpenError, StateError, VmthawError, VmthawValueError
@@ -213,6 +214,21 @@ def test_an_answer_that_never_comes_is_a_time_out(open_source: OpenSource, serve
         open_source(timeout=0.3, attempts=1).read(0, PAGE)
     never.set()
     assert caught.value.errno in (errno.ETIMEDOUT, errno.EREMOTEIO)
+
+
+def test_a_request_that_hangs_is_tried_again_before_the_time_is_over(
+    open_source: OpenSource, server: RangeServer
+) -> None:
+    never = threading.Event()
+
+    def hang(_: Answer) -> None:
+        never.wait(30)
+
+    server.change = first_gets(1, hang)
+    source = open_source(timeout=4.0 * PATIENCE, hedge=False)
+    assert source.read(0, PAGE) == CONTENT[:PAGE]
+    never.set()
+    assert source.stats.retries == 1
 
 
 def test_closing_ends_reads_that_wait(open_source: OpenSource, server: RangeServer) -> None:
