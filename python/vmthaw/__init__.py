@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         SparseDiffSource,
         ZeroSource,
         compress_file,
+        open_source,
     )
     from vmthaw.trace import Trace, TraceRecorder
     from vmthaw.userfaultfd import (
@@ -156,6 +157,7 @@ _HOMES = {
     "classify_exit": "vmthaw.vcpu",
     "compress_file": "vmthaw.source",
     "decode_exit": "vmthaw.kvm",
+    "open_source": "vmthaw.source",
     "register_regions": "vmthaw.userfaultfd",
     "unregister_regions": "vmthaw.userfaultfd",
 }
@@ -243,6 +245,7 @@ __all__ = [
     "classify_exit",
     "compress_file",
     "decode_exit",
+    "open_source",
     "register_regions",
     "unregister_regions",
 ]

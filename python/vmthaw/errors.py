@@ -154,6 +154,13 @@ class SourceOpenError(PageSourceError):
     field: str = ""
 
 
+class SourceAddressError(VmthawValueError):
+    """An address of a memory that cannot be right. Attributes ``address`` and ``part``, the stage or option of it."""
+
+    address: str = ""
+    part: str = ""
+
+
 class SourceIoError(PageSourceError):
     """Reading a source failed. Attribute ``errno``."""
 

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import grp
 import pwd
-import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+
+from vmthaw._sizes import parse_size
 
 if TYPE_CHECKING:
     _Number: TypeAlias = click.ParamType[int]
     _Owner: TypeAlias = click.ParamType[tuple[int | None, int | None]]
 else:  # not generic in older releases of click
     _Number = _Owner = click.ParamType
-
-_UNITS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(?:i?b)?|b)", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``512MiB``, ``2G``, ``64k`` or ``4096``; units are powers of 1024. Raises ValueError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is not a size: write for example 512MiB, 2G or 4096")
-    size = float(found[1]) * (1 << _UNITS[(found[2] or "").lower()])
-    if size != int(size):
-        raise ValueError(f"{text!r} is not a whole number of bytes")
-    return int(size)
 
 
 def format_size(size: float) -> str:

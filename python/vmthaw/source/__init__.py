@@ -20,6 +20,7 @@ from vmthaw._core import (
 from vmthaw.source._layered_header import Codec, LayeredBuild, LayeredFrame, LayeredHeader, LayeredMapping
 from vmthaw.source._layered_source import LayeredSource
 from vmthaw.source._object_store import ObjectStoreSource, ObjectStoreStats, PackedStoreSource
+from vmthaw.source._open_source import open_source
 from vmthaw.source._packed_source import PackedSource
 from vmthaw.source._page_exporter import PageExporter
 from vmthaw.source._python_source import PythonSource
@@ -47,4 +48,5 @@ __all__ = [
     "SparseDiffSource",
     "ZeroSource",
     "compress_file",
+    "open_source",
 ]

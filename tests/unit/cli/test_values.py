@@ -8,7 +8,8 @@ import pwd
 import click
 import pytest
 
-from vmthaw.cli._values import Address, Owner, User, format_size, parse_size
+from vmthaw._sizes import parse_size
+from vmthaw.cli._values import Address, Owner, User, format_size
 
 
 @pytest.mark.parametrize(
