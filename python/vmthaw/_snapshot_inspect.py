@@ -77,6 +77,20 @@ def inspect(
     return _inspect_header(file, header, folder, verify)
 
 
+def inspect_source(source: PageSource, address: str) -> Inspection:
+    """Looks at a memory of any other kind, of which all data is read. What cannot be read is a problem."""
+    rows = source.extents().tolist()
+    data = [(offset, size) for offset, size, kind in rows if kind == ExtentKind.data]
+    layer = Layer(source.description, sum(size for _, size in data), len(data), file=address, zero_bytes=0)
+    found = Inspection("memory", address, source.size, source.size - layer.bytes, [layer])
+    try:
+        layer.zero_bytes = sum(_zeros(source, offset, size) for offset, size in data)
+    except VmthawError as error:
+        layer.zero_bytes = None
+        found.problems.append(str(error))
+    return found
+
+
 def _is_header(path: Path) -> bool:
     """There is no magic: a version and a block size that can be, in a file that is no gigabytes."""
     with path.open("rb") as file:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmthaw.source import ExtentKind, FileSource, SparseDiffSource
+from vmthaw.errors import VmthawValueError
+from vmthaw.source import ExtentKind, FileSource, PageSource, SparseDiffSource
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +75,51 @@ def merge(
     return Merged(size, data)
 
 
+def write_whole(source: PageSource, out: str | os.PathLike[str], progress: Callable[[int], None]) -> Merged:
+    """Writes the memory that `source` is to `out`, sparse and whole or not at all; `progress` as of `merge`.
+
+    Raises VmthawValueError, OSError, or what reading the source raises.
+    """
+    if source.start:
+        raise VmthawValueError(f"{source.description} begins at {source.start:#x}, not at 0: it cannot be one file")
+    target = Path(out)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        try:
+            os.ftruncate(descriptor, source.size)
+            data = 0
+            for offset, size, kind in source.extents().tolist():
+                for begin in range(offset, offset + size, _PIECE_PAGES * PAGE) if kind == ExtentKind.data else ():
+                    piece = source.read(begin, min(_PIECE_PAGES * PAGE, offset + size - begin))
+                    for low, high in _data_in(piece):
+                        _write(descriptor, begin + low, memoryview(piece)[low:high])
+                        data += high - low
+                    progress(begin + len(piece))
+                progress(offset + size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Merged(source.size, data)
+
+
+def _write(descriptor: int, offset: int, piece: memoryview) -> None:
+    done = 0
+    while done < len(piece):
+        done += os.pwrite(descriptor, piece[done:], offset + done)
+
+
+def _data_in(piece: bytes) -> Iterator[tuple[int, int]]:
+    """The runs of pages that are not zeros, in bytes."""
+    pages = np.frombuffer(piece.ljust(-(-len(piece) // PAGE) * PAGE, b"\0"), np.uint64).reshape(-1, PAGE // 8)
+    has_data = np.concatenate(([False], pages.any(axis=1), [False]))
+    for first, last in np.flatnonzero(np.diff(has_data)).reshape(-1, 2).tolist():
+        yield first * PAGE, min(last * PAGE, len(piece))
+
+
 def _owners(paths: Sequence[Path], size: int) -> NDArray[np.int16]:
     """The layer that has each page; -1 where no file has data."""
     owners = np.full((size + PAGE - 1) // PAGE, -1, np.int16)
@@ -99,12 +145,8 @@ def _copy(source: int, target: int, begin: int, end: int) -> int:
     piece = os.pread(source, end - begin, begin)
     if len(piece) != end - begin:
         raise OSError(errno.EIO, f"a file ends at {begin + len(piece):#x}: it was cut while it was read")
-    pages = np.frombuffer(piece.ljust(-(-len(piece) // PAGE) * PAGE, b"\0"), np.uint64).reshape(-1, PAGE // 8)
-    has_data = np.concatenate(([False], pages.any(axis=1), [False]))
-    edges = np.flatnonzero(np.diff(has_data))
     copied = 0
-    for first, last in edges.reshape(-1, 2).tolist():
-        low, high = first * PAGE, min(last * PAGE, len(piece))
+    for low, high in _data_in(piece):
         _share(source, target, begin + low, memoryview(piece)[low:high])
         copied += high - low
     return copied

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmthaw.cli._errors import Exit, debug_option, usage_errors
+from vmthaw.cli._memory import ADDRESSES, open_memory
 from vmthaw.cli._output import Output, open_output
 from vmthaw.cli._serve import logging_to, options_of
 from vmthaw.cli._signals import signals_that_came
 from vmthaw.cli._values import Size, format_size
 
 if TYPE_CHECKING:
-    from vmthaw.source import PageExporter, PageSource
+    from vmthaw.source import PageExporter
 
-EPILOG = """\b
+EPILOG = f"""{ADDRESSES}
+\b
 The wire (squib's page-server wire) knows neither passwords nor encryption. A UNIX socket's file has
 --mode; a TCP port serves everybody who reaches it: listen on a private address.
 \b
@@ -48,21 +49,23 @@ _limits = options_of(
 @click.command(epilog=EPILOG, short_help="Serve a memory to other hosts.")
 @click.argument("source", metavar="SOURCE")
 @click.argument("address", metavar="ADDRESS")
-@click.option("--ram-start", type=Size(), default=0, help="Guest-physical address of the first byte of a memory file.")
+@click.option(
+    "--ram-start", type=Size(), show_default="0", help="Guest-physical address of the first byte of a memory file."
+)
 @_limits
 @debug_option
 def export(source: str, address: str, **options: Any) -> int:
     """Serve SOURCE at ADDRESS to page servers elsewhere (`SocketSource`), until a signal.
 
-    SOURCE is a memory file or the directory of a snapshot of `Machine`. ADDRESS is unix:/path, unix:@name or
-    tcp:host:port; with port 0 the kernel chooses one.
+    SOURCE is a memory file, the directory of a snapshot of `Machine`, or another address of a memory, see below.
+    ADDRESS is unix:/path, unix:@name or tcp:host:port; with port 0 the kernel chooses one.
     """
     from vmthaw.errors import VmthawValueError
     from vmthaw.source import PageExporter
 
     with usage_errors(VmthawValueError, ValueError):
         mode = int(options["mode"], 8)
-        memory = _open(source, options["ram_start"])
+        memory = open_memory(source, ram_start=options["ram_start"])
         exporter = PageExporter(
             memory, address, max_page_size=options["max_page_size"], max_clients=options["max_clients"],
             send_timeout=options["send_timeout"], idle_timeout=options["idle_timeout"], mode=mode,
@@ -73,16 +76,6 @@ def export(source: str, address: str, **options: Any) -> int:
             return _serve(exporter, output, signals)
     finally:
         output.close()
-
-
-def _open(source: str, ram_start: int) -> PageSource:
-    if Path(source).is_dir():
-        from vmthaw.machine import memory_source
-
-        return memory_source(source)
-    from vmthaw.source import FileSource
-
-    return FileSource(source, ram_start)
 
 
 def _serve(exporter: PageExporter, output: Output, signals: list[str]) -> Exit:

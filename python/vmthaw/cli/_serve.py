@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from vmthaw.cli import _values
-from vmthaw.cli._errors import CliError, debug_option, usage_errors
+from vmthaw.cli._errors import debug_option, usage_errors
+from vmthaw.cli._memory import ADDRESSES, open_memory
 from vmthaw.cli._output import LogHandler, Output, open_output
 
-EPILOG = """\b
+if TYPE_CHECKING:
+    from vmthaw.source import PageSource
+
+EPILOG = f"""{ADDRESSES}
+\b
 Signals: SIGTERM, SIGINT (Ctrl-C) and SIGHUP end it as --on-exit says. With "drain" no new VM is
 taken and every VM gets all the pages that it still misses, for at most --drain-timeout seconds;
 what is missing then meets the failure policy, with a warning that names the VM. A second signal
@@ -53,13 +56,14 @@ _SECONDS = click.FloatRange(min=0, max=86400.0)
 _where = options_of(
     click.option("--socket", "socket_path", metavar="PATH", help="Listen here: a path, or @NAME (abstract)."),
     click.option("--socket-fd", type=click.IntRange(min=0), help="A listening socket that is open already."),
-    click.option("--memory", required=True, metavar="FILE", help="The snapshot's memory file."),
-    click.option("--mode", type=click.Choice(["mapped", "pread"]), default="mapped", show_default=True,
-                 help="Let the kernel copy from a mapping of the file, or read it."),
-    click.option("--ram-start", type=_values.Size(), default=0, show_default=True,
-                 help="Offset in the VM's memory of the file's first byte."),
-    click.option("--short", type=click.Choice(["zero", "error"]), default="zero", show_default=True,
-                 help="What lies beyond the end of the file: zeros, or an error."),
+    click.option("--memory", required=True, metavar="ADDRESS",
+                 help="The snapshot's memory: a file, or another address, see below."),
+    click.option("--mode", type=click.Choice(["mapped", "pread"]), show_default="mapped",
+                 help="Of a memory file: let the kernel copy from a mapping of it, or read it."),
+    click.option("--ram-start", type=_values.Size(), show_default="0",
+                 help="Offset in the VM's memory of a memory file's first byte."),
+    click.option("--short", type=click.Choice(["zero", "error"]), show_default="zero",
+                 help="What lies beyond the end of a memory file: zeros, or an error."),
     click.option("--owner", type=_values.Owner(), help="Who owns the socket file (mode 0600): the jailer's uid:gid."),
     click.option("--required-uid", type=_values.User(), help="Refuse VMMs of any other user."),
     click.option("--handover-timeout", type=_SECONDS, default=5.0, show_default=True,
@@ -118,7 +122,7 @@ serve_options = options_of(_where, _how, _end)
 def serve(**options: Any) -> int:
     """Serve the memory of VMs that hand their userfaultfd over, as Firecracker does (backend type "Uffd").
 
-    Any number of VMs, one after another or at once, each from the same memory file.
+    Any number of VMs, one after another or at once, each from the same memory.
     """
     return run(**options)
 
@@ -143,10 +147,10 @@ def run(
     from vmthaw.cli._systemd import notify
 
     _check_metrics(metrics, allow_remote=metrics_allow_remote)
-    make_server = _prepare(socket_path, socket_fd, memory, options)
+    make_server, source = _prepare(socket_path, socket_fd, memory, options)
     output = open_output(as_json=as_json)
     try:
-        with logging_to(output, verbose=verbose):
+        with logging_to(output, verbose=verbose), source:
             server = make_server()
             beside = recording or _nothing
             loop = ServeLoop(
@@ -199,13 +203,14 @@ def _answering_scrapers(address: str | None, server: Any, output: Output, allow_
         yield
 
 
-def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, options: dict[str, Any]) -> Callable[[], Any]:
-    """Checks everything that can be checked before the socket is made; gives what makes the server."""
+def _prepare(
+    socket_path: str | None, socket_fd: int | None, memory: str, options: dict[str, Any]
+) -> tuple[Callable[[], Any], PageSource]:
+    """Checks everything that can be checked before the socket is made; gives what makes the server, and its source."""
     from vmthaw.cli._systemd import listening_descriptor
     from vmthaw.errors import VmthawValueError
     from vmthaw.pager import FailurePolicy, FillMode, MemoryLayout, PagerConfig, Placement, WorkingSetMode
     from vmthaw.server import PageServer
-    from vmthaw.source import FileSource
     from vmthaw.working_set import WorkingSet
 
     if socket_path is not None and socket_fd is not None:
@@ -232,9 +237,8 @@ def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, option
         )  # fmt: skip
         layouts = {"host": MemoryLayout.host, "x86_64": MemoryLayout.x86_64, "aarch64": MemoryLayout.aarch64}
         layout = layouts[options["layout"]]()
-        _check_memory_file(memory)
-        source = FileSource(memory, ram_start=options["ram_start"], short=options["short"], mode=options["mode"])
         working_set = WorkingSet.load(options["working_set"]) if options["working_set"] is not None else None
+        source = open_memory(memory, ram_start=options["ram_start"], short=options["short"], mode=options["mode"])
 
     def make_server() -> PageServer:
         with usage_errors(VmthawValueError):
@@ -245,18 +249,7 @@ def _prepare(socket_path: str | None, socket_fd: int | None, memory: str, option
                 working_set=working_set,
             )  # fmt: skip
 
-    return make_server
-
-
-def _check_memory_file(memory: str) -> None:
-    try:
-        found = Path(memory).stat()
-    except OSError as error:
-        raise CliError(f"the memory file {memory} cannot be served: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISBLK(found.st_mode):
-        raise CliError(f"the memory file {memory} is neither a file nor a block device")
-    if found.st_size == 0 and stat.S_ISREG(found.st_mode):
-        raise CliError(f"the memory file {memory} is empty: is the snapshot complete?")
+    return make_server, source
 
 
 @contextlib.contextmanager

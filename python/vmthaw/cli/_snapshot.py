@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vmthaw.cli._errors import EXIT_CODES, CliError, Commands, Exit, debug_option
+from vmthaw.cli._memory import ADDRESSES, open_memory, parse_memory, plain_file
 from vmthaw.cli._values import format_size
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ def snapshot() -> None:
     """Look into snapshots on disk, and make others of them."""
 
 
-@snapshot.command(epilog=EXIT_CODES, short_help="Say what a header or a memory file consists of.")
-@click.argument("file", type=click.Path(path_type=Path))
+_EPILOG = f"{ADDRESSES}\n{EXIT_CODES}"
+
+
+@snapshot.command(epilog=_EPILOG, short_help="Say what a header or a memory consists of.")
+@click.argument("file", metavar="ADDRESS")
 @click.option(
     "--builds",
     metavar="DIR",
@@ -34,17 +38,26 @@ def snapshot() -> None:
 @click.option("--verify", is_flag=True, help="Check all that can be checked: builds, sizes, frames, checksums.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @debug_option
-def inspect(file: Path, builds: Path | None, verify: bool, as_json: bool) -> int:
-    """Print the layers of FILE, their bytes and their share of zeros, and how many files a restore reads.
+def inspect(file: str, builds: Path | None, verify: bool, as_json: bool) -> int:
+    """Print the layers at ADDRESS, their bytes and their share of zeros, and how many files a restore reads.
 
-    FILE is the header of a layered memory (E2B, Wrenn; versions 1 to 5) or a memory file. Problems end the command with
-    exit code 1.
+    ADDRESS is the file with the header of a layered memory (E2B, Wrenn; versions 1 to 5), a memory file, or any other
+    memory, of which all data is read then. Problems end the command with exit code 1.
     """
     from vmthaw._snapshot_inspect import inspect as look
+    from vmthaw._snapshot_inspect import inspect_source
     from vmthaw.errors import VmthawError
 
+    address = parse_memory(file)
+    path = plain_file(address)
+    if path is None and builds is not None:
+        raise click.UsageError(f"--builds goes with the file of a header, not with {file}; layers:HEADER?builds=DIR")
     try:
-        found = look(file, builds, verify)
+        if path is not None:
+            found = look(path, builds, verify)
+        else:
+            with open_memory(file) as source:
+                found = inspect_source(source, file)
     except (OSError, VmthawError) as error:
         raise CliError(f"{file}: {error}") from error
     if as_json:
@@ -55,8 +68,8 @@ def inspect(file: Path, builds: Path | None, verify: bool, as_json: bool) -> int
     return Exit.FAILED if found.problems else Exit.OK
 
 
-@snapshot.command(epilog=EXIT_CODES, short_help="Write a base and its diffs as one memory file.")
-@click.argument("base", type=click.Path(path_type=Path))
+@snapshot.command(epilog=_EPILOG, short_help="Write a base and its diffs as one memory file.")
+@click.argument("base", metavar="ADDRESS")
 @click.argument("diffs", metavar="DIFF...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -69,18 +82,21 @@ def inspect(file: Path, builds: Path | None, verify: bool, as_json: bool) -> int
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object: size and data, in bytes.")
 @debug_option
-def merge(base: Path, diffs: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> int:
-    """Write the memory that BASE and each DIFF over it, the oldest first, are together.
+def merge(base: str, diffs: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> int:
+    """Write the memory that the one at ADDRESS and each DIFF over it, the oldest first, are together.
 
-    Holes of a DIFF are what lies below it; zeros become holes. Where the file system can share data between files,
-    nothing is copied.
+    Holes of a DIFF are what lies below it; zeros become holes. Where ADDRESS is a memory file and the file system can
+    share data between files, nothing is copied.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     from vmthaw._snapshot_merge import merge as write
+    from vmthaw._snapshot_merge import write_whole
     from vmthaw.errors import VmthawError
+    from vmthaw.source import SparseDiffSource
 
+    path = plain_file(parse_memory(base))
     if output.exists() and not force:
         raise CliError(f"{output} exists: choose another name, or overwrite it with --force")
     console = Console(stderr=True)
@@ -88,8 +104,14 @@ def merge(base: Path, diffs: tuple[Path, ...], output: Path, force: bool, as_jso
     bar = Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
     try:
         with bar:
-            task = bar.add_task("merge", total=base.stat().st_size)
-            done = write(base, diffs, output, lambda at: bar.update(task, completed=at))
+            task = bar.add_task("merge", total=None)
+            if path is not None:
+                bar.update(task, total=path.stat().st_size)
+                done = write(path, diffs, output, lambda at: bar.update(task, completed=at))
+            else:
+                with open_memory(base) as below, SparseDiffSource(below, diffs) as source:
+                    bar.update(task, total=source.size)
+                    done = write_whole(source, output, lambda at: bar.update(task, completed=at))
     except (OSError, VmthawError) as error:
         raise CliError(str(error)) from error
     if as_json:

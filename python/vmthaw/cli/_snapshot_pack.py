@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from vmthaw.cli._errors import EXIT_CODES, CliError, Exit, debug_option
+from vmthaw.cli._errors import EXIT_CODES, CliError, Exit, debug_option, usage_errors
+from vmthaw.cli._memory import ADDRESSES, name_of, open_memory, parse_memory
 from vmthaw.cli._values import format_size
 
 if TYPE_CHECKING:
@@ -29,18 +30,22 @@ class _Store(_Where):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         if isinstance(value, str) and "://" in value:
-            return value.rstrip("/")
+            return _store(value)
         return Path(os.fsdecode(click.Path(file_okay=False).convert(value, param, ctx)))
+
+
+def _store(text: str) -> Path | str:
+    return text.rstrip("/") if "://" in text else Path(text)
 
 
 _DIRECTORY = _Store()
 _JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 
 
-@click.command(epilog=EXIT_CODES, short_help="Store a memory as compressed chunks, equal ones once.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.command(epilog=f"{ADDRESSES}\n{EXIT_CODES}", short_help="Store a memory as compressed chunks, equal ones once.")
+@click.argument("file", metavar="ADDRESS")
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@click.option("--name", help="What the memory is called in DIR; by default FILE's name.")
+@click.option("--name", help="What the memory is called in DIR; by default as its file or object.")
 @click.option("--codec", type=click.Choice(["zstd", "lz4"]), default="zstd", show_default=True)
 @click.option("--level", type=int, help="The codec's own level; by default zstd's 3 or lz4's 0.")
 @click.option("--chunk-kib", type=int, default=256, show_default=True, help="KiB of memory in a chunk: 4 to 4096.")
@@ -48,7 +53,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Write one JSON obj
 @_JSON
 @debug_option
 def pack(
-    file: Path,
+    file: str,
     directory: Path | str,
     name: str | None,
     codec: str,
@@ -57,23 +62,22 @@ def pack(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Store the memory FILE in DIR as compressed chunks, each named by what is in it.
+    """Store the memory at ADDRESS in DIR as compressed chunks, each named by what is in it.
 
     Zeros take nothing, and chunks that DIR has, from this memory or another, are not stored again. When it is
     interrupted, run it once more: it goes on with what is missing. `unpack` gives the memory back, `verify` checks it,
-    and vmthaw.source.PackedSource restores from it. DIR may be a prefix of an object store (s3://bucket/prefix), with
-    credentials from the environment; vmthaw.source.PackedStoreSource restores from there.
+    and packed:DIR#NAME restores from it. DIR may be a prefix of an object store (s3://bucket/prefix), with credentials
+    from the environment.
     """
     from vmthaw._snapshot_pack import pack as write
     from vmthaw.errors import VmthawError
-    from vmthaw.source import FileSource
     from vmthaw.source._packed_chunks import packed_chunks
 
-    name = name or file.name
+    name = name or name_of(parse_memory(file))
     try:
         if packed_chunks(directory).has_manifest(name) and not force:
             raise CliError(f"{directory} has a memory {name}: choose another --name, or replace it with --force")
-        with FileSource(file) as source, _bar("pack") as progress:
+        with open_memory(file) as source, _bar("pack") as progress:
             done = write(
                 source, directory, name, codec=codec, level=level, chunk_bytes=chunk_kib << 10, progress=progress
             )
@@ -89,23 +93,31 @@ def pack(
     return Exit.OK
 
 
-@click.command(epilog=EXIT_CODES, short_help="Write a packed memory as one file.")
-@click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@click.argument("name")
-@click.argument("output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.command(epilog=f"{ADDRESSES}\n{EXIT_CODES}", short_help="Write a packed memory, or any other, as one file.")
+@click.argument("words", metavar="{DIR NAME | ADDRESS} FILE", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @_JSON
 @debug_option
-def unpack(directory: Path | str, name: str, output: Path, force: bool, as_json: bool) -> int:
-    """Write the memory NAME of DIR (or s3://bucket/prefix) to FILE: sparse, and whole or not at all."""
+def unpack(words: tuple[str, ...], force: bool, as_json: bool) -> int:
+    """Write the memory NAME of DIR (or s3://bucket/prefix), or the one at ADDRESS, to FILE: sparse, and whole or not
+    at all."""
+    from vmthaw._snapshot_merge import write_whole
     from vmthaw._snapshot_pack import unpack as write
     from vmthaw.errors import VmthawError
 
+    if len(words) not in (2, 3):
+        raise click.UsageError("give the memory, DIR NAME or ADDRESS, and the FILE to write")
+    output = Path(words[-1])
     if output.exists() and not force:
         raise CliError(f"{output} exists: choose another name, or overwrite it with --force")
     try:
         with _bar("unpack") as progress:
-            size = write(directory, name, output, progress=progress)
+            if len(words) == 3:
+                size = write(_store(words[0]), words[1], output, progress=progress)
+            else:
+                with open_memory(words[0]) as source:
+                    size = source.size
+                    write_whole(source, output, lambda done: progress(done, size))
     except (OSError, VmthawError) as error:
         raise CliError(str(error)) from error
     click.echo(json.dumps({"path": str(output), "size": size}) if as_json else f"{output}: {format_size(size)}")
@@ -113,22 +125,23 @@ def unpack(directory: Path | str, name: str, output: Path, force: bool, as_json:
 
 
 @click.command(epilog=EXIT_CODES, short_help="Check packed memories against their hashes.")
-@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.argument("directory", metavar="DIR")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @_JSON
 @debug_option
-def verify(directory: Path | str, names: tuple[str, ...], as_json: bool) -> int:
+def verify(directory: str, names: tuple[str, ...], as_json: bool) -> int:
     """Read every chunk of the memories NAME (by default all) of DIR (or s3://bucket/prefix), once, and hold it
     against its hash.
 
-    What is damaged is named, and ends the command with exit code 1.
+    DIR may be packed:DIR, or packed:DIR#NAME. What is damaged is named, and ends the command with exit code 1.
     """
     from vmthaw._snapshot_pack import verify as check
     from vmthaw.errors import VmthawError
 
+    place, name = _place(directory)
     try:
         with _bar("verify") as progress:
-            damage = check(directory, list(names), progress=progress)
+            damage = check(place, [*names, *([name] if name else [])], progress=progress)
     except (OSError, VmthawError) as error:
         raise CliError(str(error)) from error
     if as_json:
@@ -139,6 +152,21 @@ def verify(directory: Path | str, names: tuple[str, ...], as_json: bool) -> int:
         click.echo(str(one))
     click.echo(f"{len(damage)} chunks are damaged; remove them and pack the memory again" if damage else "all is well")
     return Exit.FAILED if damage else Exit.OK
+
+
+def _place(text: str) -> tuple[Path | str, str]:
+    """Directory, or prefix of a store, and name of what may be a ``packed:`` address."""
+    from vmthaw.errors import SourceAddressError
+    from vmthaw.source._open_source import packed_place
+
+    if not text.startswith("packed:"):
+        return _store(text), ""
+    address = parse_memory(text)
+    if len(address.stages) == 1 and address.stages[0].kind == "packed":
+        with usage_errors(SourceAddressError):
+            directory, name = packed_place(address, address.stages[0])
+        return _store(directory), name
+    return Path(text), ""
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from vmthaw.errors import PageSourceError, SourceAddressError, VmthawValueError
 from vmthaw.source._address import OVERS, STORES, Address, Stage, looks_compressed, parse_address
 from vmthaw.source._address_options import builds_of, keywords_of, size_of, text_of
 from vmthaw.source._layered_source import LayeredSource
-from vmthaw.source._object_store import ObjectStoreSource
+from vmthaw.source._object_store import ObjectStoreSource, PackedStoreSource
+from vmthaw.source._packed_chunks import packed_chunks
 from vmthaw.source._packed_source import PackedSource
 
 __all__ = ["open_source"]
@@ -50,7 +51,8 @@ def open_source(
                                             ``machine:``. Options: ram-start, short, mode as of `FileSource`, and
                                             format=raw: never take it for compressed.
     ``compressed:PATH``, ``zstd:``, ...     `CompressedSource`; ``zstd:`` and ``lz4:`` refuse the other. cache=SIZE.
-    ``packed:DIRECTORY#NAME``               `PackedSource`. cache=SIZE.
+    ``packed:DIRECTORY#NAME``               `PackedSource`; `PackedStoreSource` where DIRECTORY is
+                                            ``s3://BUCKET/PREFIX`` or the like. cache=SIZE.
     ``layers:HEADER?builds=DIRECTORY``      `LayeredSource`. Builds are files named by their UUID (with .zst or .lz4
                                             when compressed without the header's knowing), by default beside HEADER;
                                             or UUID=ADDRESS each. cache=SIZE.
@@ -82,10 +84,29 @@ def open_source(
     LayeredHeaderError, SnapshotError or OSError for what cannot be opened; MissingExtraError, which has the line that
     installs obstore.
     """
+    return open_address(parse_address(address), base, builds)
+
+
+def open_address(
+    address: Address,
+    base: str | os.PathLike[str] | PageSource | None = None,
+    builds: Mapping[UUID, str | os.PathLike[str] | PageSource] | None = None,
+) -> PageSource:
+    """`open_source` of an address that is taken apart already."""
     with contextlib.ExitStack() as opened:
         source = _Opening(opened, builds or {}).open(address, base)
         opened.pop_all()
     return source
+
+
+def packed_place(address: Address, stage: Stage) -> tuple[str, str]:
+    """Directory and name of a ``packed:DIRECTORY#NAME``; the name is empty where it is missing."""
+    if not stage.rest:
+        raise address.wrong(stage.part, "the directory is missing: write packed:DIRECTORY#NAME")
+    if "#" not in stage.raw or "%" in stage.raw.rpartition("#")[2]:  # names have neither
+        return stage.rest, ""
+    directory, _, name = stage.rest.rpartition("#")
+    return directory, name
 
 
 class _OverDiff(SparseDiffSource):
@@ -129,9 +150,8 @@ class _Opening:
         self._depth = depth
         self._given = False  # something of the caller's is in it, which is not ours to close
 
-    def open(self, text: str | os.PathLike[str], base: str | os.PathLike[str] | PageSource | None = None) -> PageSource:
-        """The whole of an address."""
-        address = parse_address(text)
+    def open(self, address: Address, base: str | os.PathLike[str] | PageSource | None = None) -> PageSource:
+        """The whole of it."""
         self._check_order(address, base)
         if self._builds and address.stages[0].kind != "layers":
             raise address.wrong(address.stages[0].part, "builds are those of a layers:HEADER")
@@ -186,7 +206,7 @@ class _Opening:
         return self._nested(base)
 
     def _nested(self, text: str | os.PathLike[str]) -> PageSource:
-        return _Opening(self._opened, {}, self._depth + 1).open(text)
+        return _Opening(self._opened, {}, self._depth + 1).open(parse_address(text))
 
     @staticmethod
     def _disk(stage: Stage, keywords: dict[str, Any]) -> dict[str, Any]:
@@ -248,11 +268,15 @@ class _Opening:
         return source
 
     def _open_packed(self, stage: Stage, keywords: dict[str, Any]) -> PageSource:
-        directory, _, name = self._path(stage).rpartition("#")
-        if not directory or not name or "%" in stage.raw.rpartition("#")[2] or "#" not in stage.raw:
-            found = sorted(path.stem for path in Path(stage.rest.rstrip("#"), "snapshots").glob("*.json"))
+        directory, name = packed_place(self._address, stage)
+        is_far = "://" in directory
+        if not name:
+            found = packed_chunks(directory if is_far else Path(directory)).names()
             there = f" (there: {', '.join(found[:10])}{', ...' if len(found) > 10 else ''})" if found else ""
             raise self._address.wrong(stage.part, f"the memory's name is missing: write packed:DIRECTORY#NAME{there}")
+        if is_far:
+            memory = {"memory": keywords["cache_bytes"]} if "cache_bytes" in keywords else {}
+            return PackedStoreSource(directory, name, **memory)
         return PackedSource(directory, name, **keywords)
 
     def _open_machine(self, stage: Stage, keywords: dict[str, Any]) -> PageSource:

@@ -21,7 +21,13 @@ class Serving:
     """Starts `vmthaw serve` and waits until it listens. Kills it at the end of the ``with`` block."""
 
     def __init__(
-        self, socket: Path, memory: Path, *options: str, as_json: bool = True, command: str = "serve", **popen: Any
+        self,
+        socket: Path,
+        memory: Path | str,
+        *options: str,
+        as_json: bool = True,
+        command: str = "serve",
+        **popen: Any,
     ) -> None:
         self.socket = socket
         arguments = [sys.executable, "-m", "vmthaw", command, "--memory", str(memory), *options]

@@ -66,6 +66,14 @@ def test_a_port_that_the_kernel_chose_is_told(start: Start, memory_file: Path) -
         assert source.read(2 << 30, 4096) == memory_file.read_bytes()[:4096]
 
 
+def test_one_server_exports_what_another_exports(start: Start, memory_file: Path, tmp_socket: Path) -> None:
+    size = memory_file.stat().st_size
+    _, first = start(memory_file, f"unix:{tmp_socket}")
+    _, said = start(f"{first['address']}?size={size},cache:", "tcp:127.0.0.1:0")
+    with SocketSource(str(said["address"]), size) as source:
+        assert source.read(0, size) == memory_file.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

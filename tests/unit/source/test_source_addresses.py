@@ -69,7 +69,7 @@ WRONG = [
     ("packed:{folder}%23vm-1", "packed:{folder}%23vm-1", "the memory's name is missing"),
     ("packed:{folder}#a%23b", "packed:{folder}#a%23b", "the memory's name is missing"),
     ("packed:#vm-1", "packed:#vm-1", "the memory's name is missing"),
-    ("packed:", "packed:", "write packed:PATH"),
+    ("packed:", "packed:", "write packed:DIRECTORY#NAME"),
     ("layers:", "layers:", "write layers:PATH"),
     ("layers:{memory}?build=x", "build=x", "they are builds, cache, UUID=ADDRESS"),
     ("layers:{memory}?1234=x", "1234=x", "they are builds, cache, UUID=ADDRESS"),
