@@ -8,12 +8,13 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from vmthaw._version import __version__
 from vmthaw.cli import _values
+from vmthaw.cli._demo.plan import KINDS
 from vmthaw.cli._errors import CliError, Exit, debug_option, say_error, sentence_of
 
 if TYPE_CHECKING:
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
     from vmthaw.cli._demo.mutants import Mutant
     from vmthaw.cli._demo.plan import Plan
     from vmthaw.cli._demo.result import Result
-    from vmthaw.cli._demo.ways import Way
+    from vmthaw.cli._demo.ways import Demonstration, Way
+
+if TYPE_CHECKING:
+    _Text: TypeAlias = click.ParamType[str]
+else:  # not generic in older releases of click
+    _Text = click.ParamType
 
 _SMALLEST_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 _WORKING_SET_SHARE = 0.1
 _SEED = 7
+_TIMEOUT_S = 60.0
 _MUTANT_TIMEOUT_S = 5.0
 
 _EPILOG = (
@@ -35,17 +42,36 @@ _EPILOG = (
 )
 
 
+class _Source(_Text):
+    """One of `KINDS`, or the URL of an object."""
+
+    name = "kind"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuses everything else."""
+        text = str(value)
+        if text not in KINDS:
+            from vmthaw.cli._demo.stores import is_store
+
+            if not is_store(text):
+                self.fail(f"{text!r} is neither one of {', '.join(KINDS)} nor like s3://BUCKET/KEY", param, ctx)
+        return text
+
+
 @click.command(epilog=_EPILOG, short_help="Restore a guest lazily, look at it, and restore it better.")
 @click.option("--memory", "size", type=_values.Size(), default="512MiB", show_default=True, help="The guest's memory.")
 @click.option("--output", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), default="demo-results",
               show_default=True, help="Where the report, the picture, the traces and results.json go.")  # fmt: skip
 @click.option("--guest", "player", type=click.Choice(["auto", "kvm", "fake"]), default="auto", show_default=True,
               help="Who plays the guest: a real one under KVM, or FakeVmm; auto: KVM where it is.")  # fmt: skip
+@click.option("--source", type=_Source(), default="file", show_default=True,
+              help=f"Where vmthaw has the memory from: {', '.join(KINDS)}; or s3://BUCKET/KEY (gs://, az://), an "
+              "object that is not there yet: it is put there, and removed at the end.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object to standard output.")
 @click.option("--mutant", type=click.Choice(["wrong-byte", "stale-page", "lost-fault", "zero-page"]), hidden=True,
               help="Serve wrongly on purpose: the demo must fail.")  # fmt: skip
 @debug_option
-def demo(size: int, output: Path, player: str, as_json: bool, mutant: Mutant | None) -> int:
+def demo(size: int, output: Path, player: str, source: str, as_json: bool, mutant: Mutant | None) -> int:
     """Restore a guest lazily through the real hand-over, look at what it touched, and restore it better.
 
     A small guest boots under KVM, fills its memory and is saved. Then a separate VMM process, which never opens the
@@ -70,16 +96,17 @@ def demo(size: int, output: Path, player: str, as_json: bool, mutant: Mutant | N
     place = None if mutant else prepare_output(output)
     demonstration = Demonstration(place)
     chosen = [mutant_way(mutant)] if mutant else demonstration.ways()
-    with _terminable(), work_directory() as directory:
+    with _terminable(), work_directory() as directory, demonstration:
         working_set = max(1, int(size // _PAGE_BYTES * _WORKING_SET_SHARE))
-        plan = Plan(size, working_set, _SEED, directory, **({"timeout": _MUTANT_TIMEOUT_S} if mutant else {}))
+        plan = Plan(size, working_set, _SEED, directory, _MUTANT_TIMEOUT_S if mutant else _TIMEOUT_S, source)
         with _quiet_library():
-            zero_share, results = _run(plan, guest, chosen)
+            zero_share, results = _run(plan, guest, chosen, None if mutant else demonstration)
     wrong = [result for result in results if not result.verified]
     report: dict[str, Any] = {
         "version": __version__,
         "guest": guest.title,
         "memory_bytes": size,
+        "source": source,
         "zero_share": round(zero_share, 3),
         "working_set_pages": working_set,
         "page_cache": "warm, as just written",
@@ -155,7 +182,9 @@ def _quiet_library() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _run(plan: Plan, guest: Guest, chosen: list[Way]) -> tuple[float, list[Result]]:
+def _run(
+    plan: Plan, guest: Guest, chosen: list[Way], demonstration: Demonstration | None
+) -> tuple[float, list[Result]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -167,6 +196,10 @@ def _run(plan: Plan, guest: Guest, chosen: list[Way]) -> tuple[float, list[Resul
         guest.prepare(plan, _completer(progress, task))
         progress.update(task, completed=1.0)
         zero_share = _zero_share(guest.memory_path)
+        if demonstration is not None:
+            task = progress.add_task(f"storing it: {plan.source}", total=1.0)
+            demonstration.store(plan, guest, _completer(progress, task))
+            progress.update(task, completed=1.0)
         for way in chosen:
             task = progress.add_task(way.name, total=1.0)
             results.append(way.result(plan, guest, _completer(progress, task)))

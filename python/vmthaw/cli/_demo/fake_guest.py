@@ -14,7 +14,7 @@ from typing import Any
 
 from vmthaw.cli._demo.guest import Progress, Way
 from vmthaw.cli._demo.memory_file import write_demo_memory
-from vmthaw.cli._demo.mutants import Mutant, wrong_source
+from vmthaw.cli._demo.mutants import Mutant, changed_page, wrong_source
 from vmthaw.cli._demo.plan import Plan
 from vmthaw.cli._demo.result import Times
 from vmthaw.cli._errors import CliError
@@ -55,7 +55,11 @@ class FakeGuest:
             return {"lost_fault_at_fault": 40}
         if mutant == "stale-page":
             return {"stale_after_remove": True}
-        return wrong_source(mutant, self.memory_path, file)
+        return wrong_source(mutant, self.memory_path, file, self.changes(mutant, file))
+
+    def changes(self, mutant: Mutant, file: FileSource) -> dict[int, bytes]:
+        """See `Guest`."""
+        return changed_page(mutant, self.memory_path, file)
 
 
 class FakeVm:

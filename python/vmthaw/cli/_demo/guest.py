@@ -45,3 +45,6 @@ class Guest(Protocol):
 
     def mutate(self, mutant: Mutant, file: FileSource) -> PageSource | dict[str, Any]:
         """A source that is wrong on purpose, or what the textbook server is told so that it is."""
+
+    def changes(self, mutant: Mutant, file: FileSource) -> dict[int, bytes]:
+        """Which pages (by offset) a source that is wrong in this way has otherwise."""

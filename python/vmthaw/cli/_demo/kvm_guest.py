@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vmthaw.cli._demo.guest import Progress, Way
-from vmthaw.cli._demo.mutants import Mutant, wrong_source
+from vmthaw.cli._demo.mutants import Mutant, changed_page, wrong_source
 from vmthaw.cli._demo.plan import PAGE_BYTES, Plan
 from vmthaw.cli._demo.result import Times
 from vmthaw.cli._errors import sentence_of
@@ -58,17 +58,21 @@ class KvmGuest:
             yield KvmVm(vmm, self._directory, self._plan)
 
     def mutate(self, mutant: Mutant, file: FileSource) -> PageSource | dict[str, Any]:
-        """See `Guest`. A stale page is one that was rewritten: its source has it as it was before."""
+        """See `Guest`."""
         if mutant == "lost-fault":
             return {"lost_fault_at_fault": 40}
+        return wrong_source(mutant, self.memory_path, file, self.changes(mutant, file))
+
+    def changes(self, mutant: Mutant, file: FileSource) -> dict[int, bytes]:
+        """See `Guest`. A stale page is one that was rewritten: its source has it as it was before."""
         if mutant != "stale-page":
-            return wrong_source(mutant, self.memory_path, file)
+            return changed_page(mutant, self.memory_path, file)
         before = Workload(self._workload.seed, self._workload.zero_share)
         for page in range(self._plan.pages // 2, self._plan.pages):
             stale = before.page(page)
             # Of data that was other data: zeros are holes, for which no source is asked.
             if self._workload.generation(page) == 1 and any(stale) and any(self._workload.page(page)):
-                return wrong_source(mutant, self.memory_path, file, {page * PAGE_BYTES: stale})
+                return {page * PAGE_BYTES: stale}
         raise AssertionError("no page was rewritten")
 
 

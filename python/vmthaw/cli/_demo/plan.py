@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE_BYTES = 4096
+KINDS = ("file", "diff", "layers", "compressed", "packed", "socket", "http", "python", "cached")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`working_set` in pages; `directory` is for the snapshot and the socket; `timeout` in seconds for each command."""
+    """`working_set` in pages; `directory` is for the snapshot and the socket; `timeout` in seconds for each command;
+    `source` is where the memory lies: one of `KINDS`, or the URL of an object."""
 
     memory_bytes: int
     working_set: int
     seed: int
     directory: Path
     timeout: float = 60.0
+    source: str = "file"
 
     @property
     def pages(self) -> int:

@@ -19,6 +19,10 @@ REPORTED = {
     "resume_ms": "resume, ms", "first_answer_ms": "first answer", "working_set_ms": "working set", "faults": "faults",
     "fault_p99_us": "p99, us", "memory_bytes": "memory, MiB",
 }  # fmt: skip
+_SOURCES = {
+    "diff": "diffs over a base", "layers": "layers", "compressed": "a compressed file", "packed": "packed chunks",
+    "socket": "a page server", "http": "an object server", "python": "Python", "cached": "a cache over a page server",
+}  # fmt: skip
 
 
 def cells(result: Result, columns: Iterable[str]) -> list[str]:
@@ -29,9 +33,10 @@ def cells(result: Result, columns: Iterable[str]) -> list[str]:
 def caption(plan: Plan, title: str, zero_share: float) -> str:
     """What was restored."""
     size = format_size(plan.memory_bytes)
+    served = "" if plan.source == "file" else f"; vmthaw has it from {_SOURCES.get(plan.source, plan.source)}"
     return (
         f"{title[0].upper()}{title[1:]}: {size}, {zero_share:.0%} of its pages zeros; a working set of "
-        f"{plan.working_set} pages, a quarter of them in order and the rest at random"
+        f"{plan.working_set} pages, a quarter of them in order and the rest at random{served}"
     )
 
 
