@@ -14,7 +14,6 @@ from vmthaw._core import (
     CompressedSource,
     FileSource,
     PageSource,
-    SocketSource,
     SparseDiffSource,
     ZeroSource,
 )
@@ -26,6 +25,7 @@ from vmthaw.source._layered_source import LayeredSource
 from vmthaw.source._object_store import ObjectStoreSource, PackedStoreSource
 from vmthaw.source._packed_chunks import packed_chunks
 from vmthaw.source._packed_source import PackedSource
+from vmthaw.source._socket_source import SocketSource
 
 __all__ = ["open_source"]
 
@@ -270,8 +270,8 @@ class _Opening:
     def _open_packed(self, stage: Stage, keywords: dict[str, Any]) -> PageSource:
         directory, name = packed_place(self._address, stage)
         is_far = "://" in directory
-        if not name:
-            found = packed_chunks(directory if is_far else Path(directory)).names()
+        if not directory or not name:
+            found = packed_chunks(directory if is_far else Path(directory)).names() if directory else []
             there = f" (there: {', '.join(found[:10])}{', ...' if len(found) > 10 else ''})" if found else ""
             raise self._address.wrong(stage.part, f"the memory's name is missing: write packed:DIRECTORY#NAME{there}")
         if is_far:

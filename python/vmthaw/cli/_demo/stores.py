@@ -14,7 +14,7 @@ from vmthaw.cli._demo.guest import Progress
 from vmthaw.cli._errors import CliError, say_error
 from vmthaw.source import FileSource, PageExporter, PageSource, PythonSource, compress_file, open_source
 from vmthaw.source._address import STORES
-from vmthaw.source._object_store._range_reader import first_line
+from vmthaw.source._object_store._store import said
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,27 +141,27 @@ def _remove(obstore: Any, store: Any, key: str, url: str) -> None:
     except FileNotFoundError:
         pass  # it never got there
     except Exception as error:  # noqa: BLE001 - the demo is over; what remains is to be said
-        say_error(f"vmthaw demo: {url} could not be removed: {first_line(error)}")
+        say_error(f"vmthaw demo: {url} could not be removed: {said(error)}")
 
 
 def _in_store(it: Building, url: str) -> str:
     """Puts it there, where nothing is, and takes it away at the end."""
     from vmthaw._extras import need
-    from vmthaw.source._object_store._object_store_source import _store_of
+    from vmthaw.source._object_store._store import store_of
 
     obstore = need("obstore", "s3")
-    store, key = _store_of(url, 30.0, None)
+    store, key = store_of(url, 30.0, None)
     try:
         obstore.head(store, key)
     except FileNotFoundError:
         pass
     except Exception as error:
-        raise CliError(f"{url}: the store cannot be asked: {first_line(error)}") from error
+        raise CliError(f"{url}: the store cannot be asked: {said(error)}") from error
     else:
         raise CliError(f"{url} exists; the demo overwrites nothing: give the URL of a new object")
     it.stack.callback(_remove, obstore, store, key, url)
     try:
         obstore.put(store, key, it.memory)
     except Exception as error:
-        raise CliError(f"{url}: the memory cannot be put there: {first_line(error)}") from error
+        raise CliError(f"{url}: the memory cannot be put there: {said(error)}") from error
     return url

@@ -80,6 +80,7 @@ class PackedStoreSource(_core.CachedSource):
             self._chunks.close()
             raise
         self.url = url
+        self.largest_chunk = manifest.chunk_bytes
         self.name = name
 
     @property
