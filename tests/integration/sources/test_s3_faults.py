@@ -53,7 +53,7 @@ def _late(_: Answer) -> None:
 
 
 def _stuck(answer: Answer) -> None:
-    _never.wait(3)
+    _never.wait(6)
     answer.close_after = 0
 
 
@@ -94,7 +94,7 @@ FAULTS = [
     Fault("500", _status(500), errno.EREMOTEIO, ("500 Internal Server Error", "Word: of the store", MORE)),
     Fault("503", _status(503), errno.EREMOTEIO, ("503 Service Unavailable", MORE)),
     Fault("no ranges", _status(200), errno.EOPNOTSUPP, ("ignores ranges", "put the file elsewhere")),
-    Fault("stuck", _stuck, errno.ETIMEDOUT, ("no answer for 1500 ms", "give the source a longer timeout")),
+    Fault("stuck", _stuck, errno.ETIMEDOUT, ("no answer for 2000 ms", "give the source a longer timeout")),
     Fault("short", _short, errno.EBADMSG, (LIES, MORE)),
     Fault("long", _long, errno.EBADMSG, (LIES, MORE)),
     Fault("closes in the middle", _cut, errno.EREMOTEIO, ("body", MORE)),
@@ -141,7 +141,7 @@ def config_of(policy: FailurePolicy) -> PagerConfig:
 def test_a_fault_of_the_store_ends_one_vm_and_says_what_where_and_how_to_mend_it(
     fault: Fault, store: RangeServer, full_memory_file: Path, tmp_socket: Path
 ) -> None:
-    options = {"timeout": 1.5} if fault.name == "stuck" else {}
+    options = {"timeout": 2.0, "attempts": 5} if fault.name == "stuck" else {}
     with (
         source_of(store, **options) as source,
         PageServer(tmp_socket, source, config=config_of(FailurePolicy.kill)) as server,
