@@ -170,6 +170,7 @@ PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, cons
         if (const ReadResult whole = core_.source->whole_lately(run.offset(), task.t_fault_ns); !whole.ok()) {
             failure = at(*run.mapped, run.page);
             failure.read = whole;
+            failure.read.got_bytes = 0;  // it counts what the file has left; of this page nothing was taken
             return {FillResult::source_failed, 0};
         }
     }
@@ -253,7 +254,11 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
             return {FillResult::gone, done};
         case FillStatus::bad_source:
             failure = at(*run.mapped, at_page);
-            failure.read = {.status = ReadStatus::io_error, .errno_value = EFAULT, .got_bytes = 0};
+            failure.read = core_.source->still_whole();
+            if (failure.read.ok()) {
+                failure.read = {.status = ReadStatus::io_error, .errno_value = EFAULT};
+            }
+            failure.read.got_bytes = 0;
             return {FillResult::source_failed, done};
         case FillStatus::no_memory:
         case FillStatus::invalid:

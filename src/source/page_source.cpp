@@ -45,11 +45,13 @@ ReadResult PageSource::whole_lately(std::uint64_t /*offset*/, std::uint64_t now_
 
 void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size, const ReadResult& result) {
     switch (result.status) {
-        case ReadStatus::short_read:
-            throw Error(
-                "short read: got " + std::to_string(result.got_bytes) + " of " + where(source, offset, size) +
-                    "; the source holds fewer bytes than it promised (a file that was cut after it was opened?)",
-                "ShortReadError", {{"got", result.got_bytes}, {"expected", size}});
+        case ReadStatus::short_read: {
+            const std::string remedy = source.remedy(result);
+            throw Error("short read: got " + std::to_string(result.got_bytes) + " of " + where(source, offset, size) +
+                            "; the source holds fewer bytes than it promised" +
+                            (remedy.empty() ? " (a file that was cut after it was opened?)" : ": " + remedy),
+                        "ShortReadError", {{"got", result.got_bytes}, {"expected", size}});
+        }
         case ReadStatus::out_of_range:
             throw_out_of_range(source, offset, size);
         case ReadStatus::closed:

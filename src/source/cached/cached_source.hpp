@@ -47,6 +47,9 @@ public:
     [[nodiscard]] std::vector<Extent> extents() const override { return source_->extents(); }
     [[nodiscard]] SourceTier tier(std::uint64_t offset) const noexcept override { return source_->tier(offset); }
     [[nodiscard]] std::string description() const override { return "cache over " + source_->description(); }
+    [[nodiscard]] std::string description_at(std::uint64_t offset) const override {
+        return "cache over " + source_->description_at(offset);
+    }
     [[nodiscard]] std::string remedy(const ReadResult& result) const override { return source_->remedy(result); }
     void close() noexcept override;
 

@@ -151,6 +151,14 @@ ReadResult ChunkedSource::damaged(std::size_t chunk, int errno_value, const char
     return {.status = ReadStatus::io_error, .errno_value = errno_value};
 }
 
+std::string ChunkedSource::description_at(std::uint64_t offset) const {
+    if (offset >= index_.size()) {
+        return description();
+    }
+    const std::size_t number = index_.find(offset);
+    return description() + ", chunk " + std::to_string(number) + " (" + place_of(number) + ")";
+}
+
 std::string ChunkedSource::remedy(const ReadResult& result) const {
     if (result.errno_value != EBADMSG && result.errno_value != ENOENT) {
         return {};

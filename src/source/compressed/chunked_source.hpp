@@ -36,6 +36,7 @@ public:
     [[nodiscard]] ReadResult still_whole() const noexcept override;
     [[nodiscard]] std::vector<Extent> extents() const override { return extents_; }
     // For damage: which chunks, where in the file, what is wrong with them and the way out.
+    [[nodiscard]] std::string description_at(std::uint64_t offset) const override;
     [[nodiscard]] std::string remedy(const ReadResult& result) const override;
     void close() noexcept override;
 

@@ -199,6 +199,22 @@ std::string SparseDiffSource::description() const {
     return layers_.front()->description() + " + " + std::to_string(layers_.size() - 1) + " diffs";
 }
 
+std::string SparseDiffSource::description_at(std::uint64_t offset) const {
+    const std::size_t layer = layer_at(offset);
+    const std::string which =
+        layer == 0 ? "the base" : "diff " + std::to_string(layer) + " of " + std::to_string(layers_.size() - 1);
+    return layers_[layer]->description_at(offset) + " (" + which + " in " + description() + ")";
+}
+
+// Of the first layer that knows one: a file that was cut need not be the one that the page is from.
+std::string SparseDiffSource::remedy(const ReadResult& result) const {
+    std::string text;
+    for (auto layer = layers_.begin(); layer != layers_.end() && text.empty(); ++layer) {
+        text = (*layer)->remedy(result);
+    }
+    return text;
+}
+
 void SparseDiffSource::close() noexcept {
     for (const auto& layer : layers_) {
         layer->close();

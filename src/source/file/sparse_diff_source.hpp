@@ -45,6 +45,8 @@ public:
     [[nodiscard]] std::vector<Extent> extents() const override;
     [[nodiscard]] SourceTier tier(std::uint64_t offset) const noexcept override;
     [[nodiscard]] std::string description() const override;
+    [[nodiscard]] std::string description_at(std::uint64_t offset) const override;
+    [[nodiscard]] std::string remedy(const ReadResult& result) const override;
     void close() noexcept override;
 
     // 0 is the base, then the diffs in their order. What lies beyond the memory is the base's.

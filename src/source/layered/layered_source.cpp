@@ -270,6 +270,18 @@ std::string LayeredSource::description_at(std::uint64_t offset) const {
            part.layer->source->description() + ")";
 }
 
+// Of the first build that knows one: a file that was cut need not be the one that the page is from.
+std::string LayeredSource::remedy(const ReadResult& result) const {
+    std::string text;
+    if (result.status == ReadStatus::io_error && result.errno_value == EBADMSG) {
+        text = "its frame there is damaged: take another copy of the build";
+    }
+    for (auto layer = layers_.begin(); layer != layers_.end() && text.empty(); ++layer) {
+        text = (*layer)->source->remedy(result);
+    }
+    return text;
+}
+
 void LayeredSource::close() noexcept {
     closed_.store(true, std::memory_order_relaxed);
     cache_.close();  // first: who waits for a frame is let go, however long a build takes to close

@@ -47,6 +47,7 @@ public:
     [[nodiscard]] SourceTier tier(std::uint64_t offset) const noexcept override;
     [[nodiscard]] std::string description() const override;
     [[nodiscard]] std::string description_at(std::uint64_t offset) const override;
+    [[nodiscard]] std::string remedy(const ReadResult& result) const override;
     void close() noexcept override;
 
     struct Resolved {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vmthaw import ExtentKind, FileSource, SparseDiffSource, ZeroSource
-from vmthaw.errors import SourceOpenError, StateError, VmthawValueError
+from vmthaw.errors import ShortReadError, SourceOpenError, StateError, VmthawValueError
 
 PAGE = 4096
 
@@ -122,8 +122,12 @@ def test_a_diff_that_is_cut_and_a_closed_source_are_found(base: FileSource, tmp_
     diff = sparse(tmp_path / "diff", 8, {1: page(1)})
     source = SparseDiffSource(base, [diff])
     assert source.still_whole()
-    os.truncate(diff, 3 * PAGE)
+    os.truncate(diff, PAGE)
     assert not source.still_whole()
+    with pytest.raises(ShortReadError) as caught:
+        source.read(PAGE, PAGE)
+    assert f"file:{diff} (diff 1 of 1 in {source.description})" in str(caught.value)
+    assert f"{diff} was cut: it has {PAGE} of the {8 * PAGE} bytes that it had" in str(caught.value)
     source.close()
     with pytest.raises(StateError, match="closed"):
         source.read(0, PAGE)
