@@ -100,10 +100,7 @@ class MemoryStack(contextlib.ExitStack):
         """Served by an exporter."""
         page_size = self.chance.choice([PAGE, 16 * PAGE, 2 << 20])
         exporter = self.enter_context(PageExporter(self.source, self._path("socket")))
-        options: dict[str, Any] = {
-            "connections": self.chance.randrange(1, 4),
-            "max_in_flight": self.chance.choice([1, 8, 128]),
-        }
+        options = {"connections": self.chance.randrange(1, 4), "max_in_flight": self.chance.choice([1, 8, 128])}
         source = SocketSource(exporter.address, self.size, page_size=page_size, timeout=TIMEOUT_S, **options)
         self._put(source, f"socket (page {page_size}, {options})")
 
@@ -187,8 +184,8 @@ class MemoryStack(contextlib.ExitStack):
 
     def _whole_pages(self, source: PageSource) -> list[tuple[int, int, int]] | None:
         """What is zeros in `source`, as far as it speaks in pages; blocks of layers may be smaller."""
-        extents = [(int(row["offset"]), int(row["size"]), int(row["kind"])) for row in source.extents()]
-        return None if any(size % PAGE for _, size, _ in extents) else extents
+        rows: Any = source.extents().tolist()
+        return None if any(size % PAGE for _, size, _ in rows) else list(rows)
 
     def _put(self, source: PageSource, what: str) -> None:
         self.source = self.enter_context(source)

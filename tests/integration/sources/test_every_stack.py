@@ -25,7 +25,7 @@ from vmthaw.source import LayeredMapping
 from vmthaw.testing import FakeVmm
 from vmthaw.testing._host import ChildProcess
 
-SECONDS = float(os.environ.get("VMTHAW_STACK_SECONDS", "6"))
+SECONDS = float(os.environ.get("VMTHAW_STACK_SECONDS", "5"))
 SEED = os.environ.get("VMTHAW_STACK_SEED")
 HUGE = 2 << 20
 MOST_HUGE_PAGES = 4
