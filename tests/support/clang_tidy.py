@@ -23,7 +23,7 @@ TOOL = "clang-tidy-19"
 _FOREIGN = ("-fno-fat-lto-objects", "-fno-lto", "-flto", "-fno-reorder-functions", "-fno-tree-loop-distribute-patterns")
 
 
-# The analyzer explores so many states of a function instead of 225,000: a third of the time, and calls from file to file
+# The analyzer explores so many states of a function, not 225,000: a third of the time, and calls from file to file
 # are followed where it saw one file alone.
 _BOUND = ("-Xclang", "-analyzer-config", "-Xclang", "max-nodes=50000")
 

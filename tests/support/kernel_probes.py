@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import shutil
 
 _USERFAULTFD_IOC_NEW = 0xAA00
 _KVM_GET_API_VERSION = 0xAE00
@@ -51,3 +52,12 @@ def why_no_kvm() -> str | None:
     finally:
         os.close(fd)
     return None if version == 12 else f"no KVM: API version {version}, not 12"
+
+
+def why_no_fuse() -> str | None:
+    """None where this process can mount a file system of its own, else the reason."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "needs /dev/fuse, which this user cannot open"
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        return "needs root, or fusermount3 of the package fuse3"
+    return None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.filesystem.actors import GROUP, OTHER_GROUP, OTHER_USER, SECOND_GROUP, USER, Actor
+from tests.support.kernel_probes import why_no_fuse
 from vmthaw.fuse import FuseServer, MemoryFs, PassthroughFs
 
 
@@ -19,15 +20,6 @@ def our_mounts() -> list[str]:
     """Where vmthaw's file systems are mounted now."""
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     return [line.split(" ")[4] for line in lines if " - fuse.vmthaw " in line]
-
-
-def why_no_fuse() -> str | None:
-    """None where this process can mount."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "needs /dev/fuse, which this user cannot open"
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        return "needs root, or fusermount3 of the package fuse3"
-    return None
 
 
 @pytest.fixture(scope="session")
