@@ -37,6 +37,7 @@ from vmthaw.source import PackedSource
 from vmthaw.testing import FakeVmm
 
 _MOST_PAGES = 16384
+_SOME_PAGES = 8192
 _FEW_PAGES = 2048
 """For sources whose faults wait for other threads."""
 _TURN = 512
@@ -152,10 +153,10 @@ def source_fault_cases() -> list[Case]:
         Case("source/fault-layered-1", fault(_layers(1)), "LayeredSource, 1 generation"),
         Case("source/fault-layered-8", fault(_layers(8)), "8 generations"),
         Case("source/fault-layered-64", fault(_layers(64)), "64 generations"),
-        Case("source/fault-zstd", fault(_compressed("zstd")), "CompressedSource, zstd, its chunks held"),
-        Case("source/fault-lz4", fault(_compressed("lz4")), "the same, LZ4"),
-        Case("source/fault-packed", fault(_packed), "PackedSource, its chunks held"),
-        Case("source/fault-cached", fault(_cached), "CachedSource over FileSource, all in its memory"),
+        Case("source/fault-zstd", fault(_compressed("zstd"), _SOME_PAGES), "CompressedSource, zstd, its chunks held"),
+        Case("source/fault-lz4", fault(_compressed("lz4"), _SOME_PAGES), "the same, LZ4"),
+        Case("source/fault-packed", fault(_packed, _SOME_PAGES), "PackedSource, its chunks held"),
+        Case("source/fault-cached", fault(_cached, _SOME_PAGES), "CachedSource over FileSource, all in its memory"),
         Case("source/fault-unix", fault(_socket, _FEW_PAGES), "SocketSource, a UNIX socket and an exporter here"),
         Case("source/fault-python", fault(_python, _FEW_PAGES), "PythonSource, os.pread"),
     ]
