@@ -6,6 +6,7 @@ tmpfs: what a disk costs is not ours to measure.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ _RUN_PAGES = 64
 _PLACES = ("/usr/lib", "/usr/bin")
 
 
+@functools.cache
 def _programs() -> bytes:
     """64 MiB of this machine's libraries and programs, the largest first, without their pages of zeros."""
     files = {path for place in _PLACES for path in Path(place).rglob("*") if path.is_file() and not path.is_symlink()}
