@@ -132,5 +132,5 @@ def run(build: Path, jobs: int) -> list[str]:
     ]
     (database / "compile_commands.json").write_text(json.dumps(entries), encoding="utf-8")
     with ThreadPoolExecutor(jobs) as pool:
-        answers = list(pool.map(lambda file, item: _check(file, *item, database), files, waiting))
+        answers = list(pool.map(lambda file, item: _check(file, item[0], item[1], database), files, waiting))
     return [answer for answer in answers if answer]

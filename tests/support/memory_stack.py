@@ -100,7 +100,10 @@ class MemoryStack(contextlib.ExitStack):
         """Served by an exporter."""
         page_size = self.chance.choice([PAGE, 16 * PAGE, 2 << 20])
         exporter = self.enter_context(PageExporter(self.source, self._path("socket")))
-        options = {"connections": self.chance.randrange(1, 4), "max_in_flight": self.chance.choice([1, 8, 128])}
+        options: dict[str, Any] = {
+            "connections": self.chance.randrange(1, 4),
+            "max_in_flight": self.chance.choice([1, 8, 128]),
+        }
         source = SocketSource(exporter.address, self.size, page_size=page_size, timeout=TIMEOUT_S, **options)
         self._put(source, f"socket (page {page_size}, {options})")
 
