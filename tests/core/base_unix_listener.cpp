@@ -20,7 +20,7 @@ namespace {
 
 UniqueFd stream_socket() { return UniqueFd(check_errno(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket")); }
 
-class UnixListenerTest : public testing::Test {
+class UnixListenerTest : public ::testing::Test {
 protected:
     void SetUp() override {
         std::array<char, 32> name{"/tmp/vmthaw-XXXXXX"};

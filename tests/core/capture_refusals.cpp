@@ -47,7 +47,7 @@ struct Answers {
     std::optional<std::uint64_t> page_table_root;
 };
 
-class CaptureRefusals : public testing::Test {
+class CaptureRefusals : public ::testing::Test {
 protected:
     void SetUp() override {
         try {

@@ -33,7 +33,7 @@ constexpr std::array<unsigned char, 12> kProgram{0xFF, 0x07, 0x49, 0x75, 0xFB, 0
                                                  0x00, 0x20, 0xE4, 0x80, 0xEB, 0xF4};
 
 // vCPUs that count, each in a word of its own, exit now and then, and run on threads until the kill.
-class FreezeKvm : public testing::Test {
+class FreezeKvm : public ::testing::Test {
 protected:
     static constexpr std::size_t kVcpus = 4;
 

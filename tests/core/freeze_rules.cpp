@@ -23,7 +23,7 @@ using Coordinator = BasicFreezeCoordinator<ScriptedPlatform>;
 using Log = std::vector<std::string>;
 constexpr std::uint64_t kMs = 1'000'000;
 
-class FreezeRules : public testing::Test {
+class FreezeRules : public ::testing::Test {
 protected:
     void SetUp() override { scene() = {}; }
     [[nodiscard]] Coordinator make(FreezeEvents events = {}) {

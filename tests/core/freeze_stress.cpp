@@ -22,7 +22,7 @@
 namespace vmthaw {
 namespace {
 
-constexpr std::uint64_t kPatience_ns = 60'000'000'000;
+constexpr std::uint64_t kStressPatience_ns = 60'000'000'000;
 thread_local std::atomic<std::uint8_t>* t_immediate_exit = nullptr;
 thread_local std::atomic<bool> t_kicked{false};
 
@@ -128,7 +128,7 @@ struct StressPlatform : FreezePlatformBase {
         wait_for_events({get(events[0]), get(events[1]), get(events[2])}, timeout_ns);
     }
 };
-using Coordinator = BasicFreezeCoordinator<StressPlatform>;
+using StressCoordinator = BasicFreezeCoordinator<StressPlatform>;
 
 // vCPUs with their threads, which run until the kill.
 class Guests {
@@ -141,7 +141,7 @@ public:
         for (StressVcpu& vcpu : vcpus_) {
             pointers.push_back(&vcpu);
         }
-        coordinator_ = std::make_unique<Coordinator>(pointers, events);
+        coordinator_ = std::make_unique<StressCoordinator>(pointers, events);
         for (std::size_t i = 0; i < count; ++i) {
             threads_.emplace_back([this, i] { run(i); });
         }
@@ -161,7 +161,7 @@ public:
             }
         }
     }
-    Coordinator& coordinator() { return *coordinator_; }
+    StressCoordinator& coordinator() { return *coordinator_; }
     StressVcpu& vcpu(std::size_t index) { return vcpus_[index]; }
     // Held back, a vCPU does not come to its next head.
     std::atomic<bool> hold_first{false};
@@ -184,13 +184,13 @@ private:
     }
 
     std::vector<StressVcpu> vcpus_;
-    std::unique_ptr<Coordinator> coordinator_;
+    std::unique_ptr<StressCoordinator> coordinator_;
     std::atomic<std::size_t> attached_{0};
     std::vector<std::thread> threads_;
 };
 
 void freeze_and_check(Guests& guests, std::size_t count) {
-    const Coordinator::Outcome outcome = guests.coordinator().freeze(kPatience_ns);
+    const StressCoordinator::Outcome outcome = guests.coordinator().freeze(kStressPatience_ns);
     ASSERT_EQ(outcome.status, FreezeStatus::frozen);
     ASSERT_EQ(outcome.snapshots.size(), count);
     for (std::size_t i = 0; i < count; ++i) {
@@ -209,7 +209,7 @@ void let_one_exit(Guests& guests, std::size_t count) {
         return sum;
     };
     const std::uint64_t before = exits();
-    const std::uint64_t deadline_ns = monotonic_ns() + kPatience_ns;
+    const std::uint64_t deadline_ns = monotonic_ns() + kStressPatience_ns;
     while (exits() == before) {
         ASSERT_LT(monotonic_ns(), deadline_ns) << "no vCPU exits";
         std::this_thread::yield();
@@ -248,7 +248,7 @@ TEST(FreezeStress, ATimeOutNamesWhoDidNotParkAndTheGuestRunsOn) {
     while (!guests.is_held.load()) {
         std::this_thread::yield();
     }
-    const Coordinator::Outcome outcome = guests.coordinator().freeze(50'000'000);
+    const StressCoordinator::Outcome outcome = guests.coordinator().freeze(50'000'000);
     EXPECT_EQ(outcome.status, FreezeStatus::timed_out);
     EXPECT_NE(std::find(outcome.not_parked.begin(), outcome.not_parked.end(), 0U), outcome.not_parked.end());
     EXPECT_TRUE(outcome.snapshots.empty());
@@ -263,7 +263,7 @@ TEST(FreezeStress, FreezesThatGiveUpAtOnceLeaveNothingBehind) {
     Guests guests(2);
     int timed_out = 0;
     for (int cycle = 0; cycle < 2'000; ++cycle) {
-        const Coordinator::Outcome outcome = guests.coordinator().freeze(cycle % 3 == 0 ? 0 : 20'000);
+        const StressCoordinator::Outcome outcome = guests.coordinator().freeze(cycle % 3 == 0 ? 0 : 20'000);
         if (outcome.status == FreezeStatus::frozen) {
             EXPECT_EQ(outcome.snapshots[1], std::optional(guests.vcpu(1).registers()));
             guests.coordinator().thaw();
@@ -280,13 +280,13 @@ TEST(FreezeStress, AKillWakesAFreezeAndTheParked) {
     for (int round = 0; round < 50; ++round) {
         Guests guests(2);
         std::thread killer([&] { guests.coordinator().kill(); });
-        const Coordinator::Outcome outcome = guests.coordinator().freeze(kPatience_ns);
+        const StressCoordinator::Outcome outcome = guests.coordinator().freeze(kStressPatience_ns);
         EXPECT_NE(outcome.status, FreezeStatus::timed_out);
         killer.join();
         guests.end();  // hangs when a parked vCPU slept on
         if (outcome.status == FreezeStatus::killed) {
             EXPECT_TRUE(outcome.snapshots.empty());
-            EXPECT_EQ(guests.coordinator().freeze(kPatience_ns).status, FreezeStatus::killed);
+            EXPECT_EQ(guests.coordinator().freeze(kStressPatience_ns).status, FreezeStatus::killed);
         }
     }
 }
@@ -294,7 +294,7 @@ TEST(FreezeStress, AKillWakesAFreezeAndTheParked) {
 TEST(FreezeStress, OneFreezeAtATime) {
     Guests guests(1);
     EXPECT_THROW(guests.coordinator().thaw(), StateError);
-    ASSERT_EQ(guests.coordinator().freeze(kPatience_ns).status, FreezeStatus::frozen);
+    ASSERT_EQ(guests.coordinator().freeze(kStressPatience_ns).status, FreezeStatus::frozen);
     EXPECT_TRUE(guests.coordinator().is_parked(0));
     EXPECT_THROW((void)guests.coordinator().freeze(0), StateError);
     EXPECT_THROW(guests.coordinator().attach(0), StateError);

@@ -30,7 +30,7 @@ int open_descriptors() {
     return static_cast<int>(std::distance(begin(all), end(all)));
 }
 
-class HandoverReceiverTest : public testing::Test {
+class HandoverReceiverTest : public ::testing::Test {
 protected:
     void SetUp() override {
         try {

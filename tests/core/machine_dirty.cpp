@@ -111,7 +111,7 @@ TEST(WrittenPagesOfAMemory, AreThoseThatTheHostWroteInAnyWay) {
     EXPECT_EQ(pages_of(bits), (std::set<std::uint64_t>{3, 4, 5, 7, 8, 10, 11}));
 }
 
-class DirtyPages : public MachineRun, public testing::WithParamInterface<std::uint32_t> {
+class DirtyPages : public MachineRun, public ::testing::WithParamInterface<std::uint32_t> {
 protected:
     void SetUp() override {
         MachineRun::SetUp();
@@ -187,8 +187,8 @@ TEST_P(DirtyPagesOfRings, AreAllWhenEntriesAreLost) {
     EXPECT_TRUE(taken().empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(Ring, DirtyPagesOfRings, testing::Values(1024U));
-INSTANTIATE_TEST_SUITE_P(LogAndRing, DirtyPages, testing::Values(0U, 1024U));
+INSTANTIATE_TEST_SUITE_P(Ring, DirtyPagesOfRings, ::testing::Values(1024U));
+INSTANTIATE_TEST_SUITE_P(LogAndRing, DirtyPages, ::testing::Values(0U, 1024U));
 
 }  // namespace
 }  // namespace vmthaw

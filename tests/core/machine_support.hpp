@@ -17,7 +17,7 @@ inline constexpr std::uint64_t kMachineMemory = 4U << 20U;
 inline constexpr std::uint64_t kWorkPages = kMachineMemory / payload::kPageBytes - payload::kFirstWorkPage;
 inline constexpr std::uint64_t kSlice_ns = 20'000'000;
 
-class MachineRun : public testing::Test {
+class MachineRun : public ::testing::Test {
 protected:
     void SetUp() override {
         try {

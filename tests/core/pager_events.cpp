@@ -10,7 +10,7 @@ namespace {
 
 using namespace pager_tests;
 
-constexpr std::uint64_t kGuestPages = 64;
+constexpr std::uint64_t kEventPages = 64;
 
 Features with_events() {
     return Features(static_cast<std::uint64_t>(Feature::event_unmap) |
@@ -29,9 +29,9 @@ class HeldFill : public ::testing::Test {
 protected:
     void SetUp() override { VMTHAW_NEEDS_USERFAULTFD(); }
     void begin(Features more = {}, std::uint64_t hold_from = 0) {
-        guest_ = std::make_unique<Guest>(kGuestPages, more);
+        guest_ = std::make_unique<Guest>(kEventPages, more);
         kept_ = std::make_unique<Userfaultfd>(guest_->clone());
-        source_ = std::make_shared<ScriptedSource>(kGuestPages, [this, hold_from](std::uint64_t offset, std::uint64_t) {
+        source_ = std::make_shared<ScriptedSource>(kEventPages, [this, hold_from](std::uint64_t offset, std::uint64_t) {
             if (offset >= hold_from) {
                 latch_.wait();
             }
@@ -69,7 +69,7 @@ protected:
     std::shared_ptr<ScriptedSource> source_;
     std::shared_ptr<PagerSession> session_;
     Crew crew_;
-    std::array<std::atomic<std::uint64_t>, kGuestPages> seen_{};
+    std::array<std::atomic<std::uint64_t>, kEventPages> seen_{};
 };
 
 TEST_F(HeldFill, AThreadThatJoinedAFillOfAPageRemovedSinceReadsZeros) {
@@ -99,11 +99,11 @@ TEST_F(HeldFill, UnmappingThePartUnderFillLeavesTheRestServed) {
     guest_->unmap(1, 4);
     finish("part unmapped");
     EXPECT_EQ(seen_[9], source_word(9));
-    for (std::uint64_t page = 5; page < kGuestPages; ++page) {
+    for (std::uint64_t page = 5; page < kEventPages; ++page) {
         touch(page);
     }
     crew_.finish_or_die("behind the unmapped part");
-    for (std::uint64_t page = 5; page < kGuestPages; ++page) {
+    for (std::uint64_t page = 5; page < kEventPages; ++page) {
         EXPECT_EQ(seen_[page], source_word(page)) << page;
     }
 }
@@ -152,7 +152,7 @@ TEST_F(HeldFill, EndingWhileTheSourceWorksIsSafe) {
         return result;
     }();
     ASSERT_EQ(detached.regions.size(), 1U);
-    EXPECT_EQ(detached.page_states[0].size(), kGuestPages);
+    EXPECT_EQ(detached.page_states[0].size(), kEventPages);
     // The taker's job: answer the thread that still waits.
     const std::uint64_t zeros[kWords] = {};
     const Userfaultfd taker(UniqueFd(detached.fd.get()), {});

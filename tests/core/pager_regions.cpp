@@ -14,11 +14,11 @@
 namespace vmthaw {
 namespace {
 
-constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kRegionPage = 4096;
 constexpr std::uint64_t kGiB = 1ULL << 30U;
 constexpr std::uint64_t kMax = ~std::uint64_t{0};
 
-Region good() { return {0x10000, 0x20000, 16 * kPage, 0, kPage}; }
+Region good() { return {0x10000, 0x20000, 16 * kRegionPage, 0, kRegionPage}; }
 
 void expect_refused(const std::vector<Region>& regions, const std::string& part, const PageSource* source = nullptr) {
     try {
@@ -67,15 +67,15 @@ TEST(CheckRegions, RefusesEachMisalignedField) {
     expect_refused({with(&Region::page_size, 2048U)}, "page_size must be");
     expect_refused({with(&Region::page_size, 2 * kGiB)}, "page_size must be");
     expect_refused({with(&Region::size, 0U)}, "size must be");
-    expect_refused({with(&Region::size, (1ULL << 46U) + kPage)}, "size must be");
-    expect_refused({with(&Region::size, kPage + 1)}, "size is not");
+    expect_refused({with(&Region::size, (1ULL << 46U) + kRegionPage)}, "size must be");
+    expect_refused({with(&Region::size, kRegionPage + 1)}, "size is not");
     expect_refused({with(&Region::host_address, 0x10001U)}, "host_address is not");
     expect_refused({with(&Region::guest_address, 0x10800U)}, "guest_address is not");
     expect_refused({with(&Region::source_offset, 17U)}, "source_offset is not");
 }
 
 TEST(CheckRegions, RefusesOverflowsWithoutOverflowing) {
-    const std::uint64_t high = kMax - kPage + 1;
+    const std::uint64_t high = kMax - kRegionPage + 1;
     expect_refused({with(&Region::host_address, high)}, "host_address + size overflows");
     expect_refused({with(&Region::guest_address, high)}, "guest_address + size overflows");
     expect_refused({with(&Region::source_offset, high)}, "source_offset + size overflows");
@@ -84,20 +84,20 @@ TEST(CheckRegions, RefusesOverflowsWithoutOverflowing) {
 TEST(CheckRegions, RefusesOverlapsInHostAndGuestMemory) {
     Region second = good();
     second.guest_address += second.size;
-    second.host_address += second.size - kPage;
+    second.host_address += second.size - kRegionPage;
     expect_refused({good(), second}, "overlaps in host memory");
     expect_refused({second, good()}, "overlaps in host memory");
     expect_refused({good(), good()}, "overlaps in host memory");
     second = good();
     second.host_address += second.size;
-    second.guest_address += second.size - kPage;
+    second.guest_address += second.size - kRegionPage;
     expect_refused({good(), second}, "overlaps in guest memory");
 }
 
 TEST(CheckRegions, RefusesWhatTheSourceDoesNotCover) {
-    const ZeroSource source(16 * kPage);
+    const ZeroSource source(16 * kRegionPage);
     EXPECT_NO_THROW(static_cast<void>(check_regions({good()}, &source)));
-    expect_refused({with(&Region::source_offset, kPage)}, "is not covered by", &source);
+    expect_refused({with(&Region::source_offset, kRegionPage)}, "is not covered by", &source);
 }
 
 TEST(MemoryLayout, PutsTheHoleOfX86BelowFourGiB) {
@@ -106,14 +106,14 @@ TEST(MemoryLayout, PutsTheHoleOfX86BelowFourGiB) {
     EXPECT_EQ(layout.guest_address(3 * kGiB - 1), 3 * kGiB - 1);
     EXPECT_EQ(layout.guest_address(3 * kGiB), 4 * kGiB);
     EXPECT_EQ(layout.guest_address(10 * kGiB), 11 * kGiB);
-    EXPECT_EQ(MemoryLayout::aarch64().guest_address(kPage), 2 * kGiB + kPage);
+    EXPECT_EQ(MemoryLayout::aarch64().guest_address(kRegionPage), 2 * kGiB + kRegionPage);
 }
 
 TEST(MemoryLayout, SplitsARegionThatCrossesTheHole) {
-    const std::vector<Region> pieces = MemoryLayout::x86_64().assign({{kGiB, 0, 4 * kGiB, 0, kPage}});
+    const std::vector<Region> pieces = MemoryLayout::x86_64().assign({{kGiB, 0, 4 * kGiB, 0, kRegionPage}});
     ASSERT_EQ(pieces.size(), 2U);
-    EXPECT_EQ(pieces[0], (Region{kGiB, 0, 3 * kGiB, 0, kPage}));
-    EXPECT_EQ(pieces[1], (Region{4 * kGiB, 4 * kGiB, kGiB, 3 * kGiB, kPage}));
+    EXPECT_EQ(pieces[0], (Region{kGiB, 0, 3 * kGiB, 0, kRegionPage}));
+    EXPECT_EQ(pieces[1], (Region{4 * kGiB, 4 * kGiB, kGiB, 3 * kGiB, kRegionPage}));
 }
 
 TEST(MemoryLayout, RefusesOverlapsOverflowsAndOffsetsOutside) {
@@ -126,7 +126,7 @@ TEST(MemoryLayout, RefusesOverlapsOverflowsAndOffsetsOutside) {
     const MemoryLayout layout = MemoryLayout::custom({{4 * kGiB, 0, kGiB}, {0, kGiB, kGiB}});
     EXPECT_EQ(layout.guest_address(4 * kGiB), 0U);
     EXPECT_THROW(static_cast<void>(layout.guest_address(2 * kGiB)), ArgumentError);
-    EXPECT_THROW(static_cast<void>(layout.assign({{0, 0, 2 * kGiB, 0, kPage}})), ArgumentError);
+    EXPECT_THROW(static_cast<void>(layout.assign({{0, 0, 2 * kGiB, 0, kRegionPage}})), ArgumentError);
     EXPECT_THROW(static_cast<void>(MemoryLayout::x86_64().guest_address(kMax)), ArgumentError);
 }
 
@@ -164,15 +164,15 @@ constexpr const char* kSmaps =
 
 TEST(RegistrationCheck, FindsThePartsOfRegionsThatLostTheirRegistration) {
     EXPECT_EQ(find_unregistered_in(kSmaps, {good()}), (std::vector<UnregisteredRange>{{0x14000, 0x18000}}));
-    EXPECT_EQ(find_unregistered_in(kSmaps, {{0x15000, 0, kPage, 0, kPage}}),
+    EXPECT_EQ(find_unregistered_in(kSmaps, {{0x15000, 0, kRegionPage, 0, kRegionPage}}),
               (std::vector<UnregisteredRange>{{0x15000, 0x16000}}));
-    EXPECT_TRUE(find_unregistered_in(kSmaps, {{0x10000, 0, 4 * kPage, 0, kPage}}).empty());
-    EXPECT_TRUE(find_unregistered_in(kSmaps, {{0x90000, 0, kPage, 0, kPage}}).empty());
+    EXPECT_TRUE(find_unregistered_in(kSmaps, {{0x10000, 0, 4 * kRegionPage, 0, kRegionPage}}).empty());
+    EXPECT_TRUE(find_unregistered_in(kSmaps, {{0x90000, 0, kRegionPage, 0, kRegionPage}}).empty());
     EXPECT_TRUE(find_unregistered_in(kSmaps, {}).empty());
 }
 
 TEST(RegistrationCheck, SurvivesHostileText) {
-    const std::vector<Region> all{{0, 0, 1ULL << 46U, 0, kPage}};
+    const std::vector<Region> all{{0, 0, 1ULL << 46U, 0, kRegionPage}};
     for (const char* text :
          {"", "\n", "\n\n\n", "VmFlags:", "VmFlags: rd\n", "-", "1-", "1-2", "-1 ", "zz-1000 rw\nVmFlags: rd\n",
           "2000-1000 rw-p\nVmFlags: rd\n", "1000-1000 rw-p\nVmFlags: rd\n", "fffffffffffffffff-1 rw-p\nVmFlags: rd\n",

@@ -12,7 +12,6 @@ namespace vmthaw {
 namespace {
 
 using source_tests::byte_at;
-using source_tests::kPage;
 
 // Bytes of the pattern; the first `failures` reads fail.
 class PatternSource final : public PageSource {
@@ -58,7 +57,10 @@ PagerConfig quick() {
 }
 
 // Guest memory from page 3 to 10 (of 4 KiB), host somewhere else, source from page 2 on.
-std::vector<Region> one_region() { return {{0x7000'0000, 3 * kPage, 7 * kPage, 2 * kPage, kPage}}; }
+std::vector<Region> one_region() {
+    return {
+        {0x7000'0000, 3 * source_tests::kPage, 7 * source_tests::kPage, 2 * source_tests::kPage, source_tests::kPage}};
+}
 
 void expect_pattern(const std::vector<std::byte>& page, std::size_t from, std::size_t to, std::uint64_t offset) {
     for (std::size_t i = 0; i < page.size(); ++i) {
@@ -68,30 +70,31 @@ void expect_pattern(const std::vector<std::byte>& page, std::size_t from, std::s
 }
 
 TEST(PagerServeFault, GivesThePageThatHoldsTheAddress) {
-    Pager pager(one_region(), std::make_shared<PatternSource>(64 * kPage), quick());
-    std::vector<std::byte> page(kPage, std::byte{0xEE});
-    pager.serve_fault(5 * kPage + 123, page);
-    expect_pattern(page, 0, kPage, 4 * kPage);
+    Pager pager(one_region(), std::make_shared<PatternSource>(64 * source_tests::kPage), quick());
+    std::vector<std::byte> page(source_tests::kPage, std::byte{0xEE});
+    pager.serve_fault(5 * source_tests::kPage + 123, page);
+    expect_pattern(page, 0, source_tests::kPage, 4 * source_tests::kPage);
     EXPECT_EQ(pager.counters().faults, 1U);
-    EXPECT_EQ(pager.counters().source_bytes, kPage);
+    EXPECT_EQ(pager.counters().source_bytes, source_tests::kPage);
 }
 
 TEST(PagerServeFault, ServesPagesOf16KiBAcrossBothEndsOfARegion) {
-    Pager pager(one_region(), std::make_shared<PatternSource>(64 * kPage), quick());
-    std::vector<std::byte> page(4 * kPage, std::byte{0xEE});
-    pager.serve_fault(3 * kPage + 1, page);  // the page of 16 KiB begins at 0, the region at 3 pages
-    expect_pattern(page, 3 * kPage, 4 * kPage, 2 * kPage);
-    pager.serve_fault(6 * kPage, page);
-    expect_pattern(page, 0, 4 * kPage, 3 * kPage);
-    pager.serve_fault(9 * kPage, page);  // the region ends at 10 pages
-    expect_pattern(page, 0, 2 * kPage, 7 * kPage);
-    EXPECT_EQ(pager.counters().source_bytes, 7 * kPage);
+    Pager pager(one_region(), std::make_shared<PatternSource>(64 * source_tests::kPage), quick());
+    std::vector<std::byte> page(4 * source_tests::kPage, std::byte{0xEE});
+    pager.serve_fault(3 * source_tests::kPage + 1, page);  // the page of 16 KiB begins at 0, the region at 3 pages
+    expect_pattern(page, 3 * source_tests::kPage, 4 * source_tests::kPage, 2 * source_tests::kPage);
+    pager.serve_fault(6 * source_tests::kPage, page);
+    expect_pattern(page, 0, 4 * source_tests::kPage, 3 * source_tests::kPage);
+    pager.serve_fault(9 * source_tests::kPage, page);  // the region ends at 10 pages
+    expect_pattern(page, 0, 2 * source_tests::kPage, 7 * source_tests::kPage);
+    EXPECT_EQ(pager.counters().source_bytes, 7 * source_tests::kPage);
 }
 
 TEST(PagerServeFault, RefusesAddressesInNoRegionAndNamesThem) {
-    Pager pager(one_region(), std::make_shared<PatternSource>(64 * kPage), quick());
-    std::vector<std::byte> page(kPage);
-    for (const std::uint64_t address : {std::uint64_t{0}, 3 * kPage - 1, 10 * kPage, ~std::uint64_t{0}}) {
+    Pager pager(one_region(), std::make_shared<PatternSource>(64 * source_tests::kPage), quick());
+    std::vector<std::byte> page(source_tests::kPage);
+    for (const std::uint64_t address :
+         {std::uint64_t{0}, 3 * source_tests::kPage - 1, 10 * source_tests::kPage, ~std::uint64_t{0}}) {
         EXPECT_FALSE(pager.contains(address));
         try {
             pager.serve_fault(address, page);
@@ -103,34 +106,34 @@ TEST(PagerServeFault, RefusesAddressesInNoRegionAndNamesThem) {
     }
     EXPECT_EQ(pager.counters().failed, 4U);
     EXPECT_EQ(pager.counters().faults, 4U);
-    EXPECT_TRUE(pager.contains(3 * kPage));
-    EXPECT_TRUE(pager.contains(10 * kPage - 1));
+    EXPECT_TRUE(pager.contains(3 * source_tests::kPage));
+    EXPECT_TRUE(pager.contains(10 * source_tests::kPage - 1));
 }
 
 TEST(PagerServeFault, RefusesPageSizesThatAreNoPowerOfTwo) {
-    Pager pager(one_region(), std::make_shared<PatternSource>(64 * kPage), quick());
-    std::vector<std::byte> page(3 * kPage);
-    EXPECT_THROW(pager.serve_fault(5 * kPage, page), ArgumentError);
-    EXPECT_THROW(pager.serve_fault(5 * kPage, {}), ArgumentError);
+    Pager pager(one_region(), std::make_shared<PatternSource>(64 * source_tests::kPage), quick());
+    std::vector<std::byte> page(3 * source_tests::kPage);
+    EXPECT_THROW(pager.serve_fault(5 * source_tests::kPage, page), ArgumentError);
+    EXPECT_THROW(pager.serve_fault(5 * source_tests::kPage, {}), ArgumentError);
 }
 
 TEST(PagerServeFault, RetriesAFailingSourceAsConfigured) {
-    const auto source = std::make_shared<PatternSource>(64 * kPage, 3);
+    const auto source = std::make_shared<PatternSource>(64 * source_tests::kPage, 3);
     Pager pager(one_region(), source, quick());
-    std::vector<std::byte> page(kPage);
-    pager.serve_fault(5 * kPage, page);
-    expect_pattern(page, 0, kPage, 4 * kPage);
+    std::vector<std::byte> page(source_tests::kPage);
+    pager.serve_fault(5 * source_tests::kPage, page);
+    expect_pattern(page, 0, source_tests::kPage, 4 * source_tests::kPage);
     EXPECT_EQ(source->reads, 4);
     EXPECT_EQ(pager.counters().retried, 3U);
     EXPECT_EQ(pager.counters().failed, 0U);
 }
 
 TEST(PagerServeFault, RaisesWhatTheSourceSaysWhenTriesAreUsedUp) {
-    const auto source = std::make_shared<PatternSource>(64 * kPage, 100);
+    const auto source = std::make_shared<PatternSource>(64 * source_tests::kPage, 100);
     Pager pager(one_region(), source, quick());
-    std::vector<std::byte> page(kPage);
+    std::vector<std::byte> page(source_tests::kPage);
     try {
-        pager.serve_fault(5 * kPage, page);
+        pager.serve_fault(5 * source_tests::kPage, page);
         ADD_FAILURE();
     } catch (const Error& error) {
         EXPECT_EQ(error.class_name(), "SourceIoError");
@@ -140,11 +143,12 @@ TEST(PagerServeFault, RaisesWhatTheSourceSaysWhenTriesAreUsedUp) {
 }
 
 TEST(PagerServeFault, DoesNotRetryAShortRead) {
-    const auto source = std::make_shared<PatternSource>(64 * kPage, 100, ReadResult{ReadStatus::short_read, 0, 7});
+    const auto source =
+        std::make_shared<PatternSource>(64 * source_tests::kPage, 100, ReadResult{ReadStatus::short_read, 0, 7});
     Pager pager(one_region(), source, quick());
-    std::vector<std::byte> page(kPage);
+    std::vector<std::byte> page(source_tests::kPage);
     try {
-        pager.serve_fault(5 * kPage, page);
+        pager.serve_fault(5 * source_tests::kPage, page);
         ADD_FAILURE();
     } catch (const Error& error) {
         EXPECT_EQ(error.class_name(), "ShortReadError");

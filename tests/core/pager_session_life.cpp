@@ -9,7 +9,7 @@ namespace {
 
 using namespace pager_tests;
 
-constexpr std::uint64_t kGuestPages = 16;
+constexpr std::uint64_t kLifePages = 16;
 
 class SessionLife : public ::testing::Test {
 protected:
@@ -29,12 +29,12 @@ PidFd exited_process() {
 
 TEST_F(SessionLife, APeerThatIsGoneBeforeTheStartLeavesNothingBehind) {
     for (int round = 0; round < 40; ++round) {
-        Guest guest(kGuestPages);
+        Guest guest(kLifePages);
         std::weak_ptr<PagerSession> weak;
         {
             const auto session = PagerSession::create({.userfaultfd = guest.clone(),
                                                        .regions = guest.regions(),
-                                                       .source = std::make_shared<ScriptedSource>(kGuestPages),
+                                                       .source = std::make_shared<ScriptedSource>(kLifePages),
                                                        .config = {},
                                                        .pid_fd = exited_process(),
                                                        .socket = {},
@@ -53,8 +53,8 @@ TEST_F(SessionLife, APeerThatIsGoneBeforeTheStartLeavesNothingBehind) {
 
 TEST_F(SessionLife, ADrainDuringThePrewarmComesAfterIt) {
     Latch latch;
-    Guest guest(kGuestPages);
-    const auto session = guest.serve(std::make_shared<ScriptedSource>(kGuestPages,
+    Guest guest(kLifePages);
+    const auto session = guest.serve(std::make_shared<ScriptedSource>(kLifePages,
                                                                       [&](std::uint64_t, std::uint64_t) {
                                                                           latch.wait();
                                                                           return ReadResult{};
@@ -72,8 +72,8 @@ TEST_F(SessionLife, ADrainDuringThePrewarmComesAfterIt) {
 }
 
 TEST_F(SessionLife, ADrainWithoutTimeOutDoesNotGiveUpAtOnce) {
-    Guest guest(kGuestPages);
-    const auto session = guest.serve(std::make_shared<ScriptedSource>(kGuestPages, [](std::uint64_t, std::uint64_t) {
+    Guest guest(kLifePages);
+    const auto session = guest.serve(std::make_shared<ScriptedSource>(kLifePages, [](std::uint64_t, std::uint64_t) {
         std::this_thread::sleep_for(20ms);
         return ReadResult{};
     }));
@@ -87,8 +87,8 @@ TEST_F(SessionLife, AnEndedSessionLetsGoOfItsSourceAndItself) {
     std::weak_ptr<PagerSession> weak;
     std::weak_ptr<PageSource> weak_source;
     {
-        Guest guest(kGuestPages);
-        auto source = std::make_shared<ScriptedSource>(kGuestPages);
+        Guest guest(kLifePages);
+        auto source = std::make_shared<ScriptedSource>(kLifePages);
         weak_source = source;
         auto session = guest.serve(std::move(source));
         weak = session;
@@ -98,8 +98,8 @@ TEST_F(SessionLife, AnEndedSessionLetsGoOfItsSourceAndItself) {
 }
 
 TEST_F(SessionLife, KillIsRefusedWithoutAForeignProcess) {
-    Guest guest(kGuestPages);
-    const auto session = guest.serve(std::make_shared<ScriptedSource>(kGuestPages));
+    Guest guest(kLifePages);
+    const auto session = guest.serve(std::make_shared<ScriptedSource>(kLifePages));
     EXPECT_EQ(session->effective_policy(), FailurePolicy::poison);
     EXPECT_THROW(session->kill(), StateError);
     drain(session);
@@ -107,8 +107,8 @@ TEST_F(SessionLife, KillIsRefusedWithoutAForeignProcess) {
 }
 
 TEST_F(SessionLife, StatesOfADetachedSessionAreTakenUpByTheNext) {
-    Guest guest(kGuestPages);
-    auto session = guest.serve(std::make_shared<ScriptedSource>(kGuestPages));
+    Guest guest(kLifePages);
+    auto session = guest.serve(std::make_shared<ScriptedSource>(kLifePages));
     Crew crew;
     crew.start([&] { static_cast<void>(guest.word(2, 0)); });
     crew.finish_or_die("before detach");
@@ -117,7 +117,7 @@ TEST_F(SessionLife, StatesOfADetachedSessionAreTakenUpByTheNext) {
     EXPECT_EQ(session->end_reason(), EndReason::detached);
     const auto next = PagerSession::create({.userfaultfd = Userfaultfd::adopt(std::move(detached.fd)),
                                             .regions = detached.regions,
-                                            .source = std::make_shared<ScriptedSource>(kGuestPages),
+                                            .source = std::make_shared<ScriptedSource>(kLifePages),
                                             .config = {},
                                             .pid_fd = {},
                                             .socket = {},
@@ -127,17 +127,17 @@ TEST_F(SessionLife, StatesOfADetachedSessionAreTakenUpByTheNext) {
                                            nullptr);
     next->start();
     drain(next);
-    for (std::uint64_t page = 0; page < kGuestPages; ++page) {
+    for (std::uint64_t page = 0; page < kLifePages; ++page) {
         EXPECT_TRUE(page == 5 || page == 6 ? guest.holds_zeros(page) : guest.holds_source(page)) << page;
     }
 }
 
 TEST_F(SessionLife, PagesThatNoTryCanReadEndByThePolicyAndTheRestIsServed) {
-    Guest guest(kGuestPages);
+    Guest guest(kLifePages);
     PagerConfig config = quick_config();
     config.retries = 2;
     config.fill_mode = FillMode::block;
-    const auto source = std::make_shared<ScriptedSource>(kGuestPages, [](std::uint64_t offset, std::uint64_t size) {
+    const auto source = std::make_shared<ScriptedSource>(kLifePages, [](std::uint64_t offset, std::uint64_t size) {
         const bool bad = offset <= 4 * kPage && 4 * kPage < offset + size;
         return bad ? ReadResult{ReadStatus::io_error, EIO, 0} : ReadResult{};
     });
@@ -145,7 +145,7 @@ TEST_F(SessionLife, PagesThatNoTryCanReadEndByThePolicyAndTheRestIsServed) {
     Crew crew;
     std::atomic<int> right{0};
     crew.start([&] {
-        for (std::uint64_t page = 0; page < kGuestPages; ++page) {
+        for (std::uint64_t page = 0; page < kLifePages; ++page) {
             right += page != 4 && guest.holds_source(page) ? 1 : 0;
         }
     });

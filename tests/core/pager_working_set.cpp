@@ -9,7 +9,7 @@ namespace {
 
 using namespace pager_tests;
 
-constexpr std::uint64_t kPages = 64;
+constexpr std::uint64_t kSetPages = 64;
 constexpr std::uint64_t kGuestStart = 0x4000'0000;  // of Guest::regions()
 
 GuestRuns pages_of(std::initializer_list<std::pair<std::uint64_t, std::uint64_t>> runs) {
@@ -69,8 +69,8 @@ TEST(GuestRunTest, EmptyAndOverflowingRunsAreRefused) {
 }
 
 TEST_F(WorkingSetReplayTest, PagesComeByAddressAndJoinedAndAreTracedAsPrefetch) {
-    Guest guest(kPages);
-    const auto source = std::make_shared<ScriptedSource>(kPages);
+    Guest guest(kSetPages);
+    const auto source = std::make_shared<ScriptedSource>(kSetPages);
     const auto session = serve(guest, source, pages_of({{40, 2}, {3, 4}, {7, 1}, {20, 1}}));
     ASSERT_TRUE(prefetched(session, 8));
     EXPECT_EQ(session->counters().faults, 0U);
@@ -95,9 +95,9 @@ TEST_F(WorkingSetReplayTest, PagesComeByAddressAndJoinedAndAreTracedAsPrefetch) 
 }
 
 TEST_F(WorkingSetReplayTest, BeforeMeansBeforeTheFirstFaultIsRead) {
-    Guest guest(kPages);
+    Guest guest(kSetPages);
     Latch latch;
-    const auto source = std::make_shared<ScriptedSource>(kPages, [&](std::uint64_t, std::uint64_t) {
+    const auto source = std::make_shared<ScriptedSource>(kSetPages, [&](std::uint64_t, std::uint64_t) {
         latch.wait();
         return ReadResult{};
     });
@@ -117,13 +117,13 @@ TEST_F(WorkingSetReplayTest, BeforeMeansBeforeTheFirstFaultIsRead) {
 // The copies do not wake: whoever sleeps there is woken by the worker that reads its message.
 TEST_F(WorkingSetReplayTest, ThreadsThatSleepOnPagesOfItAreAllWoken) {
     for (int round = 0; round < 20; ++round) {
-        Guest guest(kPages);
+        Guest guest(kSetPages);
         Crew crew;
         for (std::uint64_t i = 0; i < 8; ++i) {
             crew.start([&, i] { EXPECT_TRUE(guest.holds_source(i * 8)); });
         }
         std::this_thread::sleep_for(200us);  // some sleep in the kernel already, some come beside
-        const auto session = serve(guest, std::make_shared<ScriptedSource>(kPages), pages_of({{0, kPages}}),
+        const auto session = serve(guest, std::make_shared<ScriptedSource>(kSetPages), pages_of({{0, kSetPages}}),
                                    round % 2 == 0 ? before() : quick_config());
         crew.finish_or_die("a page was installed without waking who waits for it");
         drain(session);
@@ -133,17 +133,17 @@ TEST_F(WorkingSetReplayTest, ThreadsThatSleepOnPagesOfItAreAllWoken) {
 TEST_F(WorkingSetReplayTest, ZeroExtentsAreInstalledAsZerosWithoutReading) {
     class HalfZero final : public PageSource {
     public:
-        [[nodiscard]] std::uint64_t size() const noexcept override { return kPages * kPage; }
+        [[nodiscard]] std::uint64_t size() const noexcept override { return kSetPages * kPage; }
         [[nodiscard]] bool covers(std::uint64_t, std::uint64_t) const noexcept override { return true; }
         [[nodiscard]] Extent extent_at(std::uint64_t offset, std::uint64_t limit) const noexcept override {
-            constexpr std::uint64_t kHalf = kPages / 2 * kPage;
+            constexpr std::uint64_t kHalf = kSetPages / 2 * kPage;
             if (offset >= kHalf) {
                 return {offset, limit, ExtentKind::zero};
             }
             return {offset, std::min(limit, kHalf - offset), ExtentKind::data};
         }
         [[nodiscard]] ReadResult read(std::uint64_t offset, std::span<std::byte> out) noexcept override {
-            EXPECT_LE(offset + out.size(), kPages / 2 * kPage);
+            EXPECT_LE(offset + out.size(), kSetPages / 2 * kPage);
             for (std::uint64_t i = 0; i < out.size() / 8; ++i) {
                 reinterpret_cast<std::uint64_t*>(out.data())[i] = word_at(offset + i * 8);
             }
@@ -152,11 +152,11 @@ TEST_F(WorkingSetReplayTest, ZeroExtentsAreInstalledAsZerosWithoutReading) {
         [[nodiscard]] std::vector<Extent> extents() const override { return {}; }
         [[nodiscard]] std::string description() const override { return "half"; }
     };
-    Guest guest(kPages);
-    const auto session = serve(guest, std::make_shared<HalfZero>(), pages_of({{kPages / 2 - 4, 8}}));
+    Guest guest(kSetPages);
+    const auto session = serve(guest, std::make_shared<HalfZero>(), pages_of({{kSetPages / 2 - 4, 8}}));
     ASSERT_TRUE(prefetched(session, 8));
     EXPECT_EQ(session->counters().zero, 4U);
-    for (std::uint64_t page = kPages / 2 - 4; page < kPages / 2; ++page) {
+    for (std::uint64_t page = kSetPages / 2 - 4; page < kSetPages / 2; ++page) {
         EXPECT_TRUE(guest.holds_source(page)) << page;
         EXPECT_TRUE(guest.holds_zeros(page + 4)) << page;
     }
@@ -165,9 +165,9 @@ TEST_F(WorkingSetReplayTest, ZeroExtentsAreInstalledAsZerosWithoutReading) {
 }
 
 TEST_F(WorkingSetReplayTest, PagesThatTheVmGaveBackStayZeros) {
-    Guest guest(kPages);
+    Guest guest(kSetPages);
     Latch latch;
-    const auto source = std::make_shared<ScriptedSource>(kPages, [&](std::uint64_t offset, std::uint64_t) {
+    const auto source = std::make_shared<ScriptedSource>(kSetPages, [&](std::uint64_t offset, std::uint64_t) {
         if (offset == 0) {
             latch.wait();
         }
@@ -185,9 +185,9 @@ TEST_F(WorkingSetReplayTest, PagesThatTheVmGaveBackStayZeros) {
 }
 
 TEST_F(WorkingSetReplayTest, ASourceThatFailsIsLeftToTheFaultsAndTheRestGoesOn) {
-    Guest guest(kPages);
+    Guest guest(kSetPages);
     std::atomic<bool> broken{true};
-    const auto source = std::make_shared<ScriptedSource>(kPages, [&](std::uint64_t offset, std::uint64_t size) {
+    const auto source = std::make_shared<ScriptedSource>(kSetPages, [&](std::uint64_t offset, std::uint64_t size) {
         const bool hit = offset <= 10 * kPage && 10 * kPage < offset + size;
         return hit && broken ? ReadResult{ReadStatus::io_error, EIO, 0} : ReadResult{};
     });
@@ -213,24 +213,24 @@ TEST_F(WorkingSetReplayTest, ASourceThatIsDownEndsTheReplayEarly) {
 }
 
 TEST_F(WorkingSetReplayTest, AddressesInNoRegionAndPartsOfPagesAreNoHarm) {
-    Guest guest(kPages);
+    Guest guest(kSetPages);
     const GuestRuns runs = make_guest_runs({{0x1000, 0x1000},
                                             {kGuestStart - 0x3000, 0x3000 + kPage + 8},  // into the second page
-                                            {kGuestStart + (kPages - 1) * kPage + 100, 1ULL << 40U}});
-    const auto session = serve(guest, std::make_shared<ScriptedSource>(kPages), runs);
+                                            {kGuestStart + (kSetPages - 1) * kPage + 100, 1ULL << 40U}});
+    const auto session = serve(guest, std::make_shared<ScriptedSource>(kSetPages), runs);
     ASSERT_TRUE(prefetched(session, 3));
     EXPECT_TRUE(guest.holds_source(0));
     EXPECT_TRUE(guest.holds_source(1));
-    EXPECT_TRUE(guest.holds_source(kPages - 1));
+    EXPECT_TRUE(guest.holds_source(kSetPages - 1));
     EXPECT_EQ(session->counters().faults, 0U);
     drain(session);
 }
 
 TEST_F(WorkingSetReplayTest, PagesThatAreThereAlreadyAreSkipped) {
-    Guest guest(kPages);
+    Guest guest(kSetPages);
     const std::vector<std::byte> other(kPage, std::byte{7});
     ASSERT_EQ(guest.clone().copy(guest.address(5), other.data(), kPage).status, FillStatus::done);
-    const auto session = serve(guest, std::make_shared<ScriptedSource>(kPages), pages_of({{0, 10}}));
+    const auto session = serve(guest, std::make_shared<ScriptedSource>(kSetPages), pages_of({{0, 10}}));
     ASSERT_TRUE(prefetched(session, 9));
     EXPECT_EQ(session->counters().redundant, 1U);
     EXPECT_EQ(guest.word(5, 0), 0x0707070707070707U);

@@ -36,7 +36,7 @@ private:
 
 constexpr FuseCaller kRootCaller{};
 
-class PassthroughFsNodes : public testing::Test {
+class PassthroughFsNodes : public ::testing::Test {
 protected:
     void SetUp() override {
         UniqueFd found;

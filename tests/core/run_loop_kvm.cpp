@@ -35,7 +35,7 @@ constexpr std::uint64_t kCounters = 0x4000;
 constexpr std::uint64_t kComPort = 0x3F8;
 constexpr std::uint64_t kHandledPort = 0x80;
 constexpr std::uint64_t kWindow = 0xD0000000;  // where ES begins
-constexpr std::uint64_t kPatience_ns = 60'000'000'000;
+constexpr std::uint64_t kKvmPatience_ns = 60'000'000'000;
 constexpr std::size_t kVcpus = 4;
 
 constexpr std::array<unsigned char, 26> kProgram{0xFF, 0x07,              // loop: incw (%bx), a word of each vCPU's own
@@ -81,7 +81,7 @@ public:
     std::array<std::atomic<std::uint64_t>, kVcpus> asked{};
 };
 
-class RunLoopKvm : public testing::Test {
+class RunLoopKvm : public ::testing::Test {
 protected:
     void SetUp() override {
         try {
@@ -150,7 +150,7 @@ protected:
     }
     // True when each vCPU has been through the whole of kProgram, which has two port accesses.
     [[nodiscard]] bool wait_until_all_went_round() const {
-        const std::uint64_t deadline = deadline_ns(kPatience_ns);
+        const std::uint64_t deadline = deadline_ns(kKvmPatience_ns);
         for (std::size_t i = 0; i < kVcpus; ++i) {
             const std::uint64_t enough = loop_->counters(i).exits(kIo) + 4;
             while (loop_->counters(i).exits(kIo) < enough) {
@@ -214,7 +214,7 @@ protected:
 TEST_F(RunLoopKvm, FourVcpusWhileOthersFreezeThemTakeRecordsUseTheDevicesAndStop) {
     constexpr int kCycles = 200;
     start({.record_capacity = 256, .record_registers = true});
-    ASSERT_TRUE(loop_->wait_begun(kPatience_ns));
+    ASSERT_TRUE(loop_->wait_begun(kKvmPatience_ns));
     std::atomic<std::uint64_t> taken{0};
     std::atomic<std::uint64_t> received{0};
     std::atomic<std::uint64_t> sent{0};
@@ -238,7 +238,7 @@ TEST_F(RunLoopKvm, FourVcpusWhileOthersFreezeThemTakeRecordsUseTheDevicesAndStop
     std::array<std::uint64_t, kVcpus> moved{};
     std::array<std::uint16_t, kVcpus> last{};
     for (int cycle = 0; cycle < kCycles; ++cycle) {
-        const FreezeCoordinator::Outcome outcome = loop_->freezer().freeze(kPatience_ns);
+        const FreezeCoordinator::Outcome outcome = loop_->freezer().freeze(kKvmPatience_ns);
         ASSERT_EQ(outcome.status, FreezeStatus::frozen) << "cycle " << cycle;
         // Every exit has been answered, counted and recorded, and no other comes.
         const std::uint64_t mmio = exits(kMmio);
@@ -262,7 +262,7 @@ TEST_F(RunLoopKvm, FourVcpusWhileOthersFreezeThemTakeRecordsUseTheDevicesAndStop
     std::thread other([this] { loop_->stop(); });
     one.join();
     other.join();
-    ASSERT_TRUE(loop_->wait(kPatience_ns));
+    ASSERT_TRUE(loop_->wait(kKvmPatience_ns));
     end_threads();
     EXPECT_EQ(loop_->end()->kind, RunEndKind::stopped);
     taken += take_records();
@@ -283,14 +283,14 @@ TEST_F(RunLoopKvm, TheTimeInWhichAVcpuIsParkedIsNeitherTheGuestsNorTheHosts) {
     constexpr int kFreezes = 5;
     const std::uint64_t begin_ns = monotonic_ns();
     start({});
-    ASSERT_TRUE(loop_->wait_begun(kPatience_ns));
+    ASSERT_TRUE(loop_->wait_begun(kKvmPatience_ns));
     std::uint64_t parked_ns = 0;
     for (int i = 0; i < kFreezes; ++i) {
         const std::uint64_t before = exits(kIo);
         while (exits(kIo) == before) {
             std::this_thread::yield();
         }
-        ASSERT_EQ(loop_->freezer().freeze(kPatience_ns).status, FreezeStatus::frozen);
+        ASSERT_EQ(loop_->freezer().freeze(kKvmPatience_ns).status, FreezeStatus::frozen);
         const std::uint64_t frozen_ns = monotonic_ns();
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
         parked_ns += monotonic_ns() - frozen_ns;
@@ -314,17 +314,17 @@ TEST_F(RunLoopKvm, TheEndOfOneVcpuEndsAllWhileOthersAreFrozenOrStopped) {
         }
         place(0, kEndingCode);
         start({});
-        ASSERT_TRUE(loop_->wait_begun(kPatience_ns));
+        ASSERT_TRUE(loop_->wait_begun(kKvmPatience_ns));
         if (round % 2 == 0) {
             beside([this] {
-                if (loop_->freezer().freeze(kPatience_ns).status == FreezeStatus::frozen) {
+                if (loop_->freezer().freeze(kKvmPatience_ns).status == FreezeStatus::frozen) {
                     loop_->freezer().thaw();
                 }
             });
         } else if (round % 4 == 1) {
             threads_.emplace_back([this] { loop_->stop(); });
         }
-        ASSERT_TRUE(loop_->wait(kPatience_ns)) << "round " << round;
+        ASSERT_TRUE(loop_->wait(kKvmPatience_ns)) << "round " << round;
         const RunEnd end = *loop_->end();
         ASSERT_TRUE(end.kind == RunEndKind::shutdown || (end.kind == RunEndKind::stopped && round % 4 == 1));
         shutdowns += end.kind == RunEndKind::shutdown ? 1 : 0;

@@ -66,7 +66,7 @@ private:
     int running_ = 0;
 };
 
-class Cache : public testing::Test {
+class Cache : public ::testing::Test {
 protected:
     void make(std::uint64_t chunks, std::uint64_t room_for) {
         cache_.emplace(loader_, chunks, kChunk, room_for * kChunk);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::uint64_t kChunk = 4 * kPage;
 
-class SourceCompressed : public testing::TestWithParam<ChunkCodec> {
+class SourceCompressed : public ::testing::TestWithParam<ChunkCodec> {
 protected:
     [[nodiscard]] static CompressOptions options(std::uint64_t chunk = kChunk) {
         return {.codec = GetParam(), .chunk_bytes = chunk, .level = {}, .threads = 2};
@@ -167,7 +167,7 @@ TEST_P(SourceCompressed, LeavesWhatWasThereWhenCompressionFails) {
                  ArgumentError);
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, SourceCompressed, testing::Values(ChunkCodec::zstd, ChunkCodec::lz4),
+INSTANTIATE_TEST_SUITE_P(Codecs, SourceCompressed, ::testing::Values(ChunkCodec::zstd, ChunkCodec::lz4),
                          [](const auto& codec) { return codec.param == ChunkCodec::zstd ? "zstd" : "lz4"; });
 
 }  // namespace

@@ -79,7 +79,7 @@ TEST(SourceDataRanges, EveryLookUpAgreesWithABytewiseOracle) {
     }
 }
 
-class SourceDataRangesOn : public testing::TestWithParam<std::string> {};
+class SourceDataRangesOn : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(SourceDataRangesOn, FindsTheHolesThatTheFileSystemKnows) {
     const TemporaryFile file(GetParam());
@@ -111,7 +111,7 @@ TEST_P(SourceDataRangesOn, TenTerabytesOfHoleTakeNoTime) {
     EXPECT_EQ(ranges.ranges(), (std::vector<Range>{{size - kPage, size}}));
 }
 
-INSTANTIATE_TEST_SUITE_P(FileSystems, SourceDataRangesOn, testing::Values(TemporaryFile::disk(), "/dev/shm"),
+INSTANTIATE_TEST_SUITE_P(FileSystems, SourceDataRangesOn, ::testing::Values(TemporaryFile::disk(), "/dev/shm"),
                          [](const auto& tested) { return tested.index == 0 ? "Disk" : "Tmpfs"; });
 
 }  // namespace

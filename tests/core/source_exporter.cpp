@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::uint64_t kPages = 200;
 
-class ExporterTest : public testing::Test {
+class ExporterTest : public ::testing::Test {
 protected:
     void SetUp() override {
         file_.resize(kPages * kPage);

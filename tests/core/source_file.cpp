@@ -18,7 +18,7 @@ struct Setting {
     FileMode mode;
 };
 
-class SourceFile : public testing::TestWithParam<Setting> {
+class SourceFile : public ::testing::TestWithParam<Setting> {
 protected:
     [[nodiscard]] TemporaryFile make_file() const { return TemporaryFile(GetParam().directory); }
     [[nodiscard]] FileSource open(const TemporaryFile& file, std::uint64_t ram_start = 0,
@@ -167,8 +167,8 @@ TEST_P(SourceFile, ServesASparseTerabyte) {
 
 TEST_P(SourceFile, ManyThreadsReadAtOnce) {
     const TemporaryFile file = make_file();
-    constexpr std::uint64_t kPages = 512;
-    file.fill(0, kPages * kPage);
+    constexpr std::uint64_t kReadPages = 512;
+    file.fill(0, kReadPages * kPage);
     file.punch(100 * kPage, 50 * kPage);
     FileSource source = open(file);
     std::atomic<int> wrong{0};
@@ -178,7 +178,7 @@ TEST_P(SourceFile, ManyThreadsReadAtOnce) {
             std::mt19937 random(seed);
             std::vector<std::byte> page(kPage);
             for (int i = 0; i < 2000; ++i) {
-                const std::uint64_t index = random() % kPages;
+                const std::uint64_t index = random() % kReadPages;
                 const bool hole = index >= 100 && index < 150;
                 static_cast<void>(source.ready(index * kPage, kPage));
                 const bool prepared = source.prepare(index * kPage, kPage).ok();
@@ -195,9 +195,9 @@ TEST_P(SourceFile, ManyThreadsReadAtOnce) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Settings, SourceFile,
-                         testing::Values(Setting{TemporaryFile::disk(), FileMode::mapped},
-                                         Setting{TemporaryFile::disk(), FileMode::pread},
-                                         Setting{"/dev/shm", FileMode::mapped}, Setting{"/dev/shm", FileMode::pread}),
+                         ::testing::Values(Setting{TemporaryFile::disk(), FileMode::mapped},
+                                           Setting{TemporaryFile::disk(), FileMode::pread},
+                                           Setting{"/dev/shm", FileMode::mapped}, Setting{"/dev/shm", FileMode::pread}),
                          [](const auto& tested) {
                              return std::string(tested.param.directory == "/dev/shm" ? "Tmpfs" : "Disk") +
                                     (tested.param.mode == FileMode::mapped ? "Mapped" : "Pread");

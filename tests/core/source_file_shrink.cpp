@@ -14,12 +14,12 @@
 namespace vmthaw::source_tests {
 namespace {
 
-constexpr std::uint64_t kPages = 64;
-constexpr std::uint64_t kSize = kPages * kPage;
+constexpr std::uint64_t kShrinkPages = 64;
+constexpr std::uint64_t kShrinkSize = kShrinkPages * kPage;
 
-class SourceFileShrink : public testing::TestWithParam<FileMode> {
+class SourceFileShrink : public ::testing::TestWithParam<FileMode> {
 protected:
-    SourceFileShrink() { file_.fill(0, kSize); }
+    SourceFileShrink() { file_.fill(0, kShrinkSize); }
     TemporaryFile file_;
 };
 
@@ -47,12 +47,12 @@ TEST_P(SourceFileShrink, ACutInsideAPageIsShortWithTheBytesThatAreLeft) {
 }
 
 TEST_P(SourceFileShrink, APartialLastPageThatLosesBytesIsShortAndNotZeros) {
-    file_.resize(kSize - 100);
+    file_.resize(kShrinkSize - 100);
     FileSource source(file_.path(), 0, ShortPolicy::zero, GetParam());
     std::vector<std::byte> page(kPage);
-    ASSERT_TRUE(source.read(kSize - kPage, page).ok());
-    file_.resize(kSize - 200);
-    EXPECT_EQ(source.read(kSize - kPage, page).status, ReadStatus::short_read);
+    ASSERT_TRUE(source.read(kShrinkSize - kPage, page).ok());
+    file_.resize(kShrinkSize - 200);
+    EXPECT_EQ(source.read(kShrinkSize - kPage, page).status, ReadStatus::short_read);
 }
 
 TEST_P(SourceFileShrink, WhatIsLeftOfACutFileIsNotServedEither) {
@@ -68,7 +68,7 @@ TEST_P(SourceFileShrink, AFileThatHasItsSizeBackIsServedAgain) {
     FileSource source(file_.path(), 0, ShortPolicy::zero, GetParam());
     file_.resize(kPage);
     EXPECT_FALSE(source.still_whole().ok());
-    file_.fill(0, kSize);
+    file_.fill(0, kShrinkSize);
     std::vector<std::byte> page(kPage);
     EXPECT_TRUE(source.read(20 * kPage, page).ok());
     EXPECT_EQ(page, bytes_at(20 * kPage, kPage));
@@ -101,7 +101,7 @@ TEST_P(SourceFileShrink, ReadersSurviveAFileThatIsCutAndRestoredAllTheTime) {
     }
     for (int i = 0; i < 300; ++i) {
         file_.resize(40 * kPage + 2048);
-        file_.fill(40 * kPage, kSize - 40 * kPage);
+        file_.fill(40 * kPage, kShrinkSize - 40 * kPage);
     }
     file_.resize(40 * kPage);
     while (short_reads == 0) {
@@ -114,11 +114,11 @@ TEST_P(SourceFileShrink, ReadersSurviveAFileThatIsCutAndRestoredAllTheTime) {
     EXPECT_EQ(wrong, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, SourceFileShrink, testing::Values(FileMode::mapped, FileMode::pread),
+INSTANTIATE_TEST_SUITE_P(Modes, SourceFileShrink, ::testing::Values(FileMode::mapped, FileMode::pread),
                          [](const auto& tested) { return tested.param == FileMode::mapped ? "Mapped" : "Pread"; });
 
 // Anonymous memory of this process whose missing pages a userfaultfd fills from the mapping of a source.
-class SourceFileCopied : public testing::Test {
+class SourceFileCopied : public ::testing::Test {
 protected:
     void SetUp() override {
         try {
@@ -127,9 +127,9 @@ protected:
         } catch (const SystemError& error) {
             GTEST_SKIP() << "no userfaultfd: " << error.what();
         }
-        file_.fill(0, kSize);
-        memory_ = Mapping::anonymous(kSize);
-        uffd_->register_range(address(0), kSize, kRegisterMissing);
+        file_.fill(0, kShrinkSize);
+        memory_ = Mapping::anonymous(kShrinkSize);
+        uffd_->register_range(address(0), kShrinkSize, kRegisterMissing);
     }
     [[nodiscard]] std::uint64_t address(std::uint64_t offset) const {
         return reinterpret_cast<std::uint64_t>(memory_.data()) + offset;
@@ -141,15 +141,15 @@ protected:
 
 TEST_F(SourceFileCopied, CopiesStraightFromTheMapping) {
     FileSource source(file_.path());
-    ASSERT_TRUE(source.prepare(0, kSize).ok());
-    const FillOutcome outcome = uffd_->copy(address(0), source.mapped(0, kSize), kSize);
+    ASSERT_TRUE(source.prepare(0, kShrinkSize).ok());
+    const FillOutcome outcome = uffd_->copy(address(0), source.mapped(0, kShrinkSize), kShrinkSize);
     EXPECT_EQ(outcome.status, FillStatus::done);
-    EXPECT_TRUE(std::ranges::equal(memory_.bytes(), bytes_at(0, kSize)));
+    EXPECT_TRUE(std::ranges::equal(memory_.bytes(), bytes_at(0, kShrinkSize)));
 }
 
 TEST_F(SourceFileCopied, ACutFileIsABadSourceToTheKernelAndNoSignal) {
     FileSource source(file_.path());
-    ASSERT_TRUE(source.prepare(0, kSize).ok());
+    ASSERT_TRUE(source.prepare(0, kShrinkSize).ok());
     file_.resize(10 * kPage);
     EXPECT_EQ(source.still_whole().status, ReadStatus::short_read);
     // A server that did not look, or looked just before the cut.
@@ -175,20 +175,20 @@ TEST_F(SourceFileCopied, CopiesSurviveAFileThatIsCutAndRestoredAllTheTime) {
     std::thread cutter([&] {
         while (!stop) {
             file_.resize(32 * kPage);
-            file_.fill(32 * kPage, kSize - 32 * kPage);
+            file_.fill(32 * kPage, kShrinkSize - 32 * kPage);
         }
     });
     int done = 0;
     int refused = 0;
     int other = 0;
     for (int round = 0; round < 200 || (refused == 0 && round < 20000); ++round) {
-        for (std::uint64_t page = 0; page < kPages; ++page) {
+        for (std::uint64_t page = 0; page < kShrinkPages; ++page) {
             const FillOutcome outcome = uffd_->copy(address(page * kPage), source.mapped(page * kPage, kPage), kPage);
             done += outcome.status == FillStatus::done ? 1 : 0;
             refused += outcome.status == FillStatus::bad_source ? 1 : 0;
             other += outcome.status != FillStatus::done && outcome.status != FillStatus::bad_source ? 1 : 0;
         }
-        ::madvise(memory_.data(), kSize, MADV_DONTNEED);
+        ::madvise(memory_.data(), kShrinkSize, MADV_DONTNEED);
     }
     stop = true;
     cutter.join();

@@ -22,7 +22,7 @@ struct Codec {
     Decompress decompress;
 };
 
-class Frames : public testing::TestWithParam<Codec> {
+class Frames : public ::testing::TestWithParam<Codec> {
 protected:
     Bytes bytes_ = bytes_at(0, 5 * kPage + 17);
     Bytes frame_ = GetParam().compress(bytes_);
@@ -64,12 +64,12 @@ TEST_P(Frames, AreRefusedWhenSomethingFollows) {
     EXPECT_NE(decompress(frame_), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, Frames,
-                         testing::Values(Codec{"lz4", &lz4_compress, &lz4_decompress},
-                                         Codec{"zstd",
-                                               [](std::span<const std::byte> bytes) { return zstd_compress(bytes, 3); },
-                                               &zstd_decompress}),
-                         [](const auto& codec) { return std::string(codec.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Codecs, Frames,
+    ::testing::Values(Codec{"lz4", &lz4_compress, &lz4_decompress},
+                      Codec{"zstd", [](std::span<const std::byte> bytes) { return zstd_compress(bytes, 3); },
+                            &zstd_decompress}),
+    [](const auto& codec) { return std::string(codec.param.name); });
 
 }  // namespace
 }  // namespace vmthaw::source_tests

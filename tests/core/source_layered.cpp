@@ -96,7 +96,7 @@ TEST(LayeredMap, IsNoTableWhereRunsAreFewOrBlocksSmall) {
 }
 
 // Four pages in frames of one, all compressed, in a file.
-class Compressed : public testing::Test {
+class Compressed : public ::testing::Test {
 protected:
     void SetUp() override {
         Bytes packed;

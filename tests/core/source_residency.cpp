@@ -9,16 +9,16 @@
 namespace vmthaw::source_tests {
 namespace {
 
-constexpr std::uint64_t kPages = 1024;
-constexpr std::uint64_t kSize = kPages * kPage;
+constexpr std::uint64_t kResidencyPages = 1024;
+constexpr std::uint64_t kResidencySize = kResidencyPages * kPage;
 
 // Files on a disk whose pages can be thrown out of the cache; on a tmpfs there is no such thing as cold.
-class SourceResidency : public testing::Test {
+class SourceResidency : public ::testing::Test {
 protected:
     void SetUp() override {
-        file_.fill(0, kSize);
+        file_.fill(0, kResidencySize);
         file_.evict();
-        if (file_.resident_pages(0, kSize) != 0) {
+        if (file_.resident_pages(0, kResidencySize) != 0) {
             GTEST_SKIP() << "the page cache of " << TemporaryFile::disk() << " cannot be emptied";
         }
     }
@@ -50,7 +50,7 @@ TEST_F(SourceResidency, ALonePageIsReadAtOnceUntilItsNeighbourhoodIsWorthMapping
     FileSource source(file_.path());
     EXPECT_TRUE(refuses_cold_pages(source, 600));
     std::vector<std::byte> page(kPage);
-    const Mapping held = file_.hold(0, kSize);
+    const Mapping held = file_.hold(0, kResidencySize);
     ASSERT_TRUE(source.read_now(200 * kPage, page));
     EXPECT_EQ(page, bytes_at(200 * kPage, kPage));
     std::uint64_t read = 0;
@@ -73,20 +73,20 @@ TEST_F(SourceResidency, WithoutAMappingAWarmPageIsReadAtOnceAndNeverAcrossTheEnd
     const Mapping held = file_.hold(7 * kPage, kPage);
     EXPECT_TRUE(source.read_now(7 * kPage, page));
     EXPECT_EQ(page, bytes_at(7 * kPage, kPage));
-    EXPECT_FALSE(source.read_now(kSize - kPage / 2, page));
-    EXPECT_FALSE(source.read_now(kSize, page));
+    EXPECT_FALSE(source.read_now(kResidencySize - kPage / 2, page));
+    EXPECT_FALSE(source.read_now(kResidencySize, page));
     EXPECT_FALSE(source.read_now(~std::uint64_t{0} - 10, page));
 }
 
 TEST_F(SourceResidency, OpeningAndPreparingReadNothingThatWasNotAskedFor) {
     FileSource source(file_.path());
-    EXPECT_EQ(file_.resident_pages(0, kSize), 0U);
+    EXPECT_EQ(file_.resident_pages(0, kResidencySize), 0U);
     ASSERT_TRUE(source.prepare(100 * kPage, 8 * kPage).ok());
     EXPECT_EQ(file_.resident_pages(100 * kPage, 8 * kPage), 8U);
-    EXPECT_EQ(file_.resident_pages(0, kSize), 8U) << "the kernel read ahead on its own";
+    EXPECT_EQ(file_.resident_pages(0, kResidencySize), 8U) << "the kernel read ahead on its own";
     std::vector<std::byte> page(kPage);
     ASSERT_TRUE(source.read(500 * kPage, page).ok());
-    EXPECT_LE(file_.resident_pages(0, kSize), 9U) << "the kernel read ahead on its own";
+    EXPECT_LE(file_.resident_pages(0, kResidencySize), 9U) << "the kernel read ahead on its own";
 }
 
 TEST_F(SourceResidency, ReadingFromTheStartOnDoesNotWakeTheKernelsReadAhead) {
@@ -97,15 +97,15 @@ TEST_F(SourceResidency, ReadingFromTheStartOnDoesNotWakeTheKernelsReadAhead) {
         for (std::uint64_t index = 0; index < 16; ++index) {
             ASSERT_TRUE(source.read(index * kPage, page).ok());
         }
-        EXPECT_LE(file_.resident_pages(0, kSize), 16U);
+        EXPECT_LE(file_.resident_pages(0, kResidencySize), 16U);
     }
 }
 
 TEST_F(SourceResidency, PreparesSeveralMegabytesInOneCall) {
     FileSource source(file_.path());
-    ASSERT_TRUE(source.prepare(0, kSize).ok());
-    EXPECT_EQ(file_.resident_pages(0, kSize), kPages);
-    EXPECT_TRUE(source.ready(0, kSize));
+    ASSERT_TRUE(source.prepare(0, kResidencySize).ok());
+    EXPECT_EQ(file_.resident_pages(0, kResidencySize), kResidencyPages);
+    EXPECT_TRUE(source.ready(0, kResidencySize));
 }
 
 TEST_F(SourceResidency, HolesDoNotKeepARangeCold) {
@@ -124,18 +124,18 @@ TEST_F(SourceResidency, ThePreadModeIsNeverReadyAndReadsOnlyWhatWasAskedFor) {
     std::vector<std::byte> page(kPage);
     ASSERT_TRUE(source.read(500 * kPage, page).ok());
     EXPECT_EQ(page, bytes_at(500 * kPage, kPage));
-    EXPECT_LE(file_.resident_pages(0, kSize), 1U);
+    EXPECT_LE(file_.resident_pages(0, kResidencySize), 1U);
     EXPECT_FALSE(source.ready(500 * kPage, kPage));
     EXPECT_EQ(source.mapped(500 * kPage, kPage), nullptr);
 }
 
 TEST_F(SourceResidency, APartialLastPageCanBePrepared) {
-    file_.resize(kSize - 1000);
+    file_.resize(kResidencySize - 1000);
     file_.evict();
     FileSource source(file_.path());
-    EXPECT_FALSE(source.ready(kSize - kPage, kPage));
-    ASSERT_TRUE(source.prepare(kSize - kPage, kPage).ok());
-    EXPECT_TRUE(source.ready(kSize - kPage, kPage));
+    EXPECT_FALSE(source.ready(kResidencySize - kPage, kPage));
+    ASSERT_TRUE(source.prepare(kResidencySize - kPage, kPage).ok());
+    EXPECT_TRUE(source.ready(kResidencySize - kPage, kPage));
 }
 
 // The kernel tells strangers that every page is resident; believing it would stop the fault thread at the disk.
@@ -151,13 +151,13 @@ TEST_F(SourceResidency, AFileOfSomebodyElseIsNotTakenForWarm) {
         }
         FileSource source(file_.path());
         // All of it: of one cold page, the disk may be done before the answer.
-        if (source.ready(0, kSize)) {
+        if (source.ready(0, kResidencySize)) {
             ::_exit(11);
         }
         if (!source.prepare(100 * kPage, 8 * kPage).ok()) {
             ::_exit(12);
         }
-        ::_exit(source.ready(100 * kPage, 8 * kPage) && !source.ready(0, kSize) ? 0 : 13);
+        ::_exit(source.ready(100 * kPage, 8 * kPage) && !source.ready(0, kResidencySize) ? 0 : 13);
     }
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);

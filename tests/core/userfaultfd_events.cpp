@@ -13,7 +13,7 @@
 namespace vmthaw::testing_support {
 namespace {
 
-class UserfaultfdEvents : public testing::TestWithParam<Kind> {
+class UserfaultfdEvents : public ::testing::TestWithParam<Kind> {
 protected:
     void SetUp() override {
         if (is_huge(GetParam())) {
@@ -255,9 +255,9 @@ TEST_P(UserfaultfdEvents, AForkedChildIsServedWithWriteProtection) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdEvents,
-                         testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
-                                         Kind::shared_hugetlb),
-                         testing::PrintToStringParamName());
+                         ::testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
+                                           Kind::shared_hugetlb),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace vmthaw::testing_support

@@ -12,7 +12,7 @@
 namespace vmthaw::testing_support {
 namespace {
 
-class UserfaultfdFill : public testing::TestWithParam<Kind> {
+class UserfaultfdFill : public ::testing::TestWithParam<Kind> {
 protected:
     void SetUp() override {
         if (is_huge(GetParam())) {
@@ -182,9 +182,9 @@ TEST_P(UserfaultfdFill, PartialProgressIsResumedAndTheRealReasonGiven) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdFill,
-                         testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
-                                         Kind::shared_hugetlb),
-                         testing::PrintToStringParamName());
+                         ::testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
+                                           Kind::shared_hugetlb),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace vmthaw::testing_support

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kMadvCollapse = 25;
 
-class UserfaultfdMinor : public testing::TestWithParam<Kind> {
+class UserfaultfdMinor : public ::testing::TestWithParam<Kind> {
 protected:
     void SetUp() override {
         if (!kernel_has(Feature::minor_shmem | Feature::minor_hugetlbfs | Feature::wp_hugetlbfs_shmem)) {
@@ -95,8 +95,8 @@ TEST_P(UserfaultfdMinor, ContinueCanProtectAgainstWriting) {
     EXPECT_EQ(peek(memory.alias(0)), 6);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdMinor, testing::Values(Kind::shared_memory, Kind::shared_hugetlb),
-                         testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdMinor, ::testing::Values(Kind::shared_memory, Kind::shared_hugetlb),
+                         ::testing::PrintToStringParamName());
 
 // Collapsing the page cache into a huge page must not map it behind the back of whoever waits for minor faults.
 TEST(UserfaultfdMinorCollapse, CollapsedPagesStillFault) {

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t kHuge = std::size_t{2} << 20U;
 
-class UserfaultfdMove : public testing::Test {
+class UserfaultfdMove : public ::testing::Test {
 protected:
     void SetUp() override {
         if (!kernel_has(only(Feature::move))) {
@@ -125,7 +125,7 @@ std::byte* align_up(const Mapping& mapping) {
     return mapping.data() + ((address + kHuge - 1) / kHuge * kHuge - address);
 }
 
-class UserfaultfdMoveHuge : public testing::TestWithParam<std::size_t> {};
+class UserfaultfdMoveHuge : public ::testing::TestWithParam<std::size_t> {};
 
 // The parameter is how far the piece lies inside the huge page: 0 moves it whole, anything else splits it.
 TEST_P(UserfaultfdMoveHuge, MovesATransparentHugePage) {
@@ -159,7 +159,7 @@ TEST_P(UserfaultfdMoveHuge, MovesATransparentHugePage) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Offsets, UserfaultfdMoveHuge, testing::Values(0U, 3U * 4096U));
+INSTANTIATE_TEST_SUITE_P(Offsets, UserfaultfdMoveHuge, ::testing::Values(0U, 3U * 4096U));
 
 }  // namespace
 }  // namespace vmthaw::testing_support

@@ -76,7 +76,7 @@ private:
     std::thread thread_;
 };
 
-class UserfaultfdRemoveStorm : public testing::TestWithParam<Kind> {};
+class UserfaultfdRemoveStorm : public ::testing::TestWithParam<Kind> {};
 
 TEST_P(UserfaultfdRemoveStorm, ARemovedPageReadsAsZerosWhileOthersAreTouched) {
     std::unique_ptr<ReservedHugePages> reserved;
@@ -126,9 +126,9 @@ TEST_P(UserfaultfdRemoveStorm, ARemovedPageReadsAsZerosWhileOthersAreTouched) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdRemoveStorm,
-                         testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
-                                         Kind::shared_hugetlb),
-                         testing::PrintToStringParamName());
+                         ::testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
+                                           Kind::shared_hugetlb),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace vmthaw::testing_support

@@ -98,7 +98,7 @@ private:
     std::thread thread_;
 };
 
-class UserfaultfdStress : public testing::TestWithParam<std::tuple<Kind, Bounce>> {
+class UserfaultfdStress : public ::testing::TestWithParam<std::tuple<Kind, Bounce>> {
 protected:
     void SetUp() override {
         if (is_huge(kind())) {
@@ -179,12 +179,12 @@ TEST_P(UserfaultfdStress, NoTouchIsLost) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdStress,
-                         testing::Combine(testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd,
-                                                          Kind::hugetlb, Kind::shared_hugetlb),
-                                          testing::ValuesIn(all_bounces())),
+                         testing::Combine(::testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd,
+                                                            Kind::hugetlb, Kind::shared_hugetlb),
+                                          ::testing::ValuesIn(all_bounces())),
                          [](const auto& parameters) {
-                             return testing::PrintToString(std::get<0>(parameters.param)) + "_" +
-                                    testing::PrintToString(std::get<1>(parameters.param));
+                             return ::testing::PrintToString(std::get<0>(parameters.param)) + "_" +
+                                    ::testing::PrintToString(std::get<1>(parameters.param));
                          });
 
 }  // namespace

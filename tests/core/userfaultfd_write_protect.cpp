@@ -17,7 +17,7 @@
 namespace vmthaw::testing_support {
 namespace {
 
-class UserfaultfdWriteProtect : public testing::TestWithParam<Kind> {
+class UserfaultfdWriteProtect : public ::testing::TestWithParam<Kind> {
 protected:
     void SetUp() override {
         if (!kernel_has(Feature::pagefault_flag_wp | Feature::wp_hugetlbfs_shmem)) {
@@ -188,9 +188,9 @@ TEST_P(UserfaultfdWriteProtect, AsynchronousProtectionResolvesWritesByItself) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, UserfaultfdWriteProtect,
-                         testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
-                                         Kind::shared_hugetlb),
-                         testing::PrintToStringParamName());
+                         ::testing::Values(Kind::anonymous, Kind::shared_memory, Kind::private_memfd, Kind::hugetlb,
+                                           Kind::shared_hugetlb),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace vmthaw::testing_support

@@ -41,7 +41,7 @@ std::uint64_t edges(int fd) {
     return ::read(fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count) ? count : 0;
 }
 
-class WatchpointsRules : public testing::Test {
+class WatchpointsRules : public ::testing::Test {
 protected:
     WatchWish write_to(std::uint64_t offset, WatchBackend backend = WatchBackend::read_only_page) {
         WatchWish wish;
