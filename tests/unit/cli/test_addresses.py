@@ -134,6 +134,20 @@ def test_inspect_reads_any_memory(stacked: str, memory: Path, content: bytes, tm
     assert "problem: " in broken.stdout
 
 
+def test_a_compressed_file_by_its_path_is_what_it_holds(
+    memory: Path, diff: Path, content: bytes, tmp_path: Path
+) -> None:
+    packed = tmp_path / "packed"
+    with FileSource(memory) as source:
+        for chunk in (4096, 8192, 16384, 32768):
+            compress_file(source, packed, chunk=chunk)
+            if packed.stat().st_size % PAGE:
+                break
+    assert json.loads(run("snapshot", "inspect", packed, "--json").stdout)["size"] == SIZE
+    assert run("snapshot", "merge", packed, diff, "-o", tmp_path / "out").exit_code == Exit.OK
+    assert (tmp_path / "out").read_bytes() == content
+
+
 def test_merge_takes_any_base(stacked: str, content: bytes, tmp_path: Path) -> None:
     with (tmp_path / "more").open("wb") as file:
         file.truncate(SIZE)
