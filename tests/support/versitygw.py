@@ -1,7 +1,7 @@
 """versitygw, a real S3 server: where its program is, and how it is made where there is none.
 
-``VERSITYGW`` names a program; else ``build/tools/versitygw`` is taken, and made by ``go install`` where it is missing.
-That takes minutes, once: it stands on half of what the clouds offer.
+``VERSITYGW`` names a program (``none``: tests that want one skip); else ``build/tools/versitygw`` is taken, and made by
+``go install`` where it is missing. That takes minutes, once: it stands on half of what the clouds offer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class NoVersitygwError(Exception):
 def versitygw() -> Path:
     """The program, made if need be. Raises NoVersitygwError where there is no Go, and RuntimeError with what Go said
     when it failed: whoever has Go shall know."""
-    if named := os.environ.get("VERSITYGW"):
+    named = os.environ.get("VERSITYGW")
+    if named == "none":
+        raise NoVersitygwError("VERSITYGW=none: no S3 server is wanted")
+    if named:
         return Path(named)
     program = _TOOLS / "versitygw"
     if program.exists():
@@ -68,7 +71,7 @@ def _build(go: str) -> None:
     done = subprocess.run(
         # Without optimizations it takes some six tenths of the processor time, and tests do not ask for speed.
         [go, "install", "-gcflags=all=-N -l", "-ldflags=-s -w", MODULE],
-        env={**os.environ, "GOBIN": str(made), "GOFLAGS": "-buildvcs=false", "CGO_ENABLED": "0"},
+        env={**os.environ, "GOBIN": str(made), "GOFLAGS": "-buildvcs=false"},
         cwd=_TOOLS,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
