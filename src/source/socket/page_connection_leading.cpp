@@ -163,6 +163,7 @@ void PageConnection::State::take_replies(const TransferOutcome& got) {
     const PageRequest echo = pipeline.wrong_echo();
     if (verdict == ReplyVerdict::refused) {
         problem = "it says that it cannot read the page at " + hex(asked.ipa);
+        pace.reset();  // it is there and answers: other pages need not wait
     } else {
         problem = "it answered " + hex(echo.ipa) + " (" + std::to_string(echo.page_size) + " bytes) when " +
                   hex(asked.ipa) + " (" + std::to_string(asked.page_size) + " bytes) was asked";

@@ -88,6 +88,16 @@ def test_a_lie_is_an_error_that_names_it(
     assert source.read(6 * PAGE, PAGE) == CONTENT[6 * PAGE : 7 * PAGE]
 
 
+def test_a_server_that_refuses_many_pages_is_asked_for_others_at_once(serve: Callable[..., SocketSource]) -> None:
+    source = serve(lambda ipa, size: header(ipa, 0) if ipa < 30 * PAGE else right(ipa, size))
+    begin = time.monotonic()
+    for page in range(30):
+        with pytest.raises(SourceIoError):
+            source.read(page * PAGE, PAGE)
+    assert source.read(30 * PAGE, PAGE) == CONTENT[30 * PAGE : 31 * PAGE]
+    assert time.monotonic() - begin < 5 * PATIENCE  # with a pause after each it takes 18 s
+
+
 def test_a_stall_is_a_time_out(serve: Callable[..., SocketSource]) -> None:
     source = serve(lambda ipa, size: b"" if ipa == 5 * PAGE else right(ipa, size), timeout=0.2)
     with pytest.raises(SourceIoError, match="no answer for 200 ms") as caught:
