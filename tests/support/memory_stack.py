@@ -85,16 +85,15 @@ class MemoryStack(contextlib.ExitStack):
         """Chunks in memory, little of it, and sometimes on disk."""
         chunk = self.chance.choice([PAGE, 4 * PAGE, 64 << 10, 1 << 20])
         memory = self.chance.choice([0, 16 * chunk, 64 << 20])
-        disk = self.folder / "cache" if self.chance.random() < 0.5 else None
-        identity = self.identity_of_cache()
-        self._put(
-            CachedSource(self.source, chunk=chunk, memory=memory, disk=disk, identity=identity),
-            f"cached (chunk {chunk}, memory {memory}, {'disk' if disk else 'no disk'})",
-        )
+        if self.chance.random() < 0.5:
+            self.cached_on_disk(chunk, memory, f"step {len(self.story)}")
+        else:
+            self._put(CachedSource(self.source, chunk=chunk, memory=memory), f"cached (chunk {chunk}, memory {memory})")
 
-    def identity_of_cache(self) -> str:
-        """Of the bytes, which no other memory of this stack has."""
-        return f"step {len(self.story)}"
+    def cached_on_disk(self, chunk: int, memory: int, identity: str) -> None:
+        """In a directory for all; `identity` is that of the bytes, which no other memory of this stack has."""
+        source = CachedSource(self.source, chunk=chunk, memory=memory, disk=self.folder / "cache", identity=identity)
+        self._put(source, f"cached (chunk {chunk}, memory {memory}, on disk)")
 
     def socket(self) -> None:
         """Served by an exporter."""

@@ -173,8 +173,12 @@ def lost_remove(patch: pytest.MonkeyPatch) -> None:
 
 def stale_cache(patch: pytest.MonkeyPatch) -> None:
     """Chunks on disk are taken for those of another memory."""
-    patch.setattr(MemoryStack, "identity_of_cache", lambda _stack: "always the same")
-    patch.setattr(MemoryStack, "grow", lambda stack: stack.chance.choice([stack.cached, stack.diffs])())
+
+    def grow(stack: MemoryStack) -> None:
+        stack.diffs()
+        stack.cached_on_disk(4 * 4096, 0, "always the same")
+
+    patch.setattr(MemoryStack, "grow", grow)
 
 
 @pytest.mark.parametrize("break_it", [wrong_byte, block_too_far, lost_remove, stale_cache])
