@@ -33,11 +33,8 @@ WorkingSetReplay::Progress WorkingSetReplay::step(const FillContext& context) no
         return Progress::more;
     }
     std::uint64_t left_bytes = kBatchBytes;
+    const std::uint64_t now_ns = monotonic_ns();
     const std::shared_lock gate(core_.gate);
-    // A file that was cut answers EFAULT behind its new end, but the page that the end now lies in looks whole.
-    if (!core_.source->still_whole().ok()) {
-        unread_pages_ = kMostUnread;
-    }
     for (int calls = 0; left_bytes > 0 && calls < kBatchCalls; ++calls) {
         if (cancelled_.load(std::memory_order_relaxed) || core_.closing.load(std::memory_order_relaxed) ||
             unread_pages_ >= kMostUnread) {
@@ -53,6 +50,11 @@ WorkingSetReplay::Progress WorkingSetReplay::step(const FillContext& context) no
             wanted_ = {run.offset(), run.bytes(), run.pages,
                        run.mapped->guest_of(run.page + run.pages) - (*runs_)[index_].guest_address};
             return Progress::source;
+        }
+        // A file that was cut answers EFAULT behind its new end, but the page that the end now lies in looks whole.
+        if (!run.is_zero && !core_.source->whole_lately(run.offset(), now_ns).ok()) {
+            unread_pages_ = kMostUnread;
+            return Progress::finished;
         }
         left_bytes -= std::min(left_bytes, run.is_zero ? kSmallPage : run.bytes());
         const Progress progress = install(run, bytes, context);

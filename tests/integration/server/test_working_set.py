@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,23 @@ def test_each_vm_can_be_given_its_own(
             assert session.wait(10)
             assert session.stats.prefetched == expected
     assert "the VM is served without one" in caplog.text
+
+
+def test_nothing_comes_from_a_file_that_was_cut(
+    full_memory_file: Path, tmp_socket: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(shutil.copy(full_memory_file, tmp_path / "cut"))
+    with FileSource(path) as source:
+        os.truncate(path, 100 * PAGE + 1000)  # what is left of page 100 would be followed by zeros
+        with (
+            caplog.at_level(logging.WARNING),
+            PageServer(tmp_socket, source, working_set=pages(*range(98, 104)), layout=X86) as server,
+            FakeVmm(full_memory_file) as vmm,
+        ):
+            vmm.handover(tmp_socket)
+            eventually(lambda: "given up because the source fails" in caplog.text)
+            assert server.sessions[0].stats.prefetched == 0
+            server.stop("kill")
 
 
 def test_what_is_no_working_set_is_refused(full_memory_file: Path, tmp_socket: Path) -> None:
