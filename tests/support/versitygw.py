@@ -17,7 +17,8 @@ from tests.support.tree import ROOT
 
 MODULE = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 OLDEST_GO = (1, 25)
-_BUILD_S = 1800.0
+_DOWNLOAD_S = 300.0
+_BUILD_S = 900.0
 _TOOLS = ROOT / "build" / "tools"
 
 
@@ -26,8 +27,8 @@ class NoVersitygwError(Exception):
 
 
 def versitygw() -> Path:
-    """The program, made if need be. Raises NoVersitygwError where there is no Go, and RuntimeError with what Go said
-    when it failed: whoever has Go shall know."""
+    """The program, made if need be. Raises NoVersitygwError where there is no Go or nothing to download from, and
+    RuntimeError with what Go said when it failed: whoever has both shall know."""
     named = os.environ.get("VERSITYGW")
     if named == "none":
         raise NoVersitygwError("VERSITYGW=none: no S3 server is wanted")
@@ -65,22 +66,35 @@ def find_go() -> str:
 
 
 def _build(go: str) -> None:
-    """Into a directory of its own first, so that a build that was killed leaves no half program."""
+    """Into a directory of its own first, so that a build that was killed leaves no half program. Raises
+    NoVersitygwError where the module cannot be had."""
     made = _TOOLS / "versitygw.partial"
     shutil.rmtree(made, ignore_errors=True)
-    done = subprocess.run(
-        # Without optimizations it takes some six tenths of the processor time, and tests do not ask for speed.
-        [go, "install", "-gcflags=all=-N -l", "-ldflags=-s -w", MODULE],
-        env={**os.environ, "GOBIN": str(made), "GOFLAGS": "-buildvcs=false"},
+    options = {**os.environ, "GOBIN": str(made), "GOFLAGS": "-buildvcs=false"}
+    try:
+        had = _go([go, "mod", "download", MODULE.replace("/cmd/versitygw", "")], options, _DOWNLOAD_S)
+    except subprocess.TimeoutExpired:
+        raise NoVersitygwError(f"versitygw cannot be downloaded: no end in {_DOWNLOAD_S:.0f} s") from None
+    if had.returncode:
+        last = had.stdout.strip().rpartition("\n")[2]
+        raise NoVersitygwError(f"versitygw cannot be downloaded: {last}")
+    # Without optimizations it takes some six tenths of the processor time, and tests do not ask for speed.
+    done = _go([go, "install", "-gcflags=all=-N -l", "-ldflags=-s -w", MODULE], options, _BUILD_S)
+    if done.returncode:
+        raise RuntimeError(f"go install {MODULE} failed with status {done.returncode}:\n{done.stdout}")
+    (made / "versitygw").rename(_TOOLS / "versitygw")
+    shutil.rmtree(made)
+
+
+def _go(command: list[str], environment: dict[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment,
         cwd=_TOOLS,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=_BUILD_S,
+        timeout=timeout_s,
         check=False,
     )
-    if done.returncode:
-        raise RuntimeError(f"go install {MODULE} failed with status {done.returncode}:\n{done.stdout}")
-    (made / "versitygw").rename(_TOOLS / "versitygw")
-    shutil.rmtree(made)
