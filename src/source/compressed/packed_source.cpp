@@ -26,8 +26,9 @@ void equate_chunks(ChunkIndex& index, const std::vector<PackedEntry>& entries) {
     const auto content = [&](std::uint32_t i) {
         return std::tie(entries[i].hash, entries[i].checksum, index[i].bytes);
     };
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::uint32_t one, std::uint32_t other) { return content(one) < content(other); });
+    std::sort(order.begin(), order.end(), [&](std::uint32_t one, std::uint32_t other) {
+        return std::tuple(content(one), one) < std::tuple(content(other), other);
+    });
     for (std::size_t i = 1; i < order.size(); ++i) {
         if (content(order[i - 1]) == content(order[i])) {
             index.equate(order[i], order[i - 1]);
