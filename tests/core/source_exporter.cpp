@@ -211,11 +211,13 @@ TEST_F(ExporterTest, ASourceThatBlocksHoldsUpItsOwnClientAlone) {
                                                      std::chrono::milliseconds(60'000), 8);
     PageExporter exporter(slow, fresh_address());
     std::atomic<bool> over{false};
+    std::atomic<bool> is_stuck{false};
     std::thread answering([&] {
-        std::vector<std::uint64_t> held;
         while (!over.load()) {
             if (const auto request = slow->requests()->next(std::chrono::milliseconds(10))) {
-                if (request->offset != 0) {  // page 0 is never answered
+                if (request->offset == 0) {  // never answered
+                    is_stuck.store(true);
+                } else {
                     slow->requests()->complete(request->id, bytes_at(request->offset, request->size));
                 }
             }
@@ -227,6 +229,7 @@ TEST_F(ExporterTest, ASourceThatBlocksHoldsUpItsOwnClientAlone) {
     std::vector<std::byte> out(5 * kPage);
     EXPECT_TRUE(client.read(kPage, out).ok());
     EXPECT_EQ(out, bytes_at(kPage, 5 * kPage));
+    EXPECT_TRUE(eventually([&] { return is_stuck.load(); }));
     EXPECT_FALSE(exporter.close(std::chrono::milliseconds(100))) << "a thread is inside the source";
     slow->close();
     over.store(true);
