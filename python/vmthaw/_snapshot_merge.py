@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vmthaw._whole_file import whole_file
 from vmthaw.errors import VmthawValueError
 from vmthaw.source import ExtentKind, FileSource, PageSource, SparseDiffSource
 
@@ -50,28 +51,19 @@ def merge(
     with SparseDiffSource(FileSource(paths[0]), paths[1:]) as checked:
         size = checked.size
     owners = _owners(paths, size)
-    target = Path(out)
     mode = stat.S_IMODE(paths[0].stat().st_mode)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    inputs: list[int] = []
-    try:
-        try:
-            inputs = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
-            os.ftruncate(descriptor, size)
-            data = 0
-            for begin, end, layer in _runs(owners, size):
-                if layer >= 0:
-                    data += _copy(inputs[layer], descriptor, begin, end)
-                progress(end)
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        finally:
-            for number in (descriptor, *inputs):
-                os.close(number)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with contextlib.ExitStack() as opened, whole_file(Path(out)) as descriptor:
+        inputs = []
+        for path in paths:
+            inputs.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            opened.callback(os.close, inputs[-1])
+        os.ftruncate(descriptor, size)
+        data = 0
+        for begin, end, layer in _runs(owners, size):
+            if layer >= 0:
+                data += _copy(inputs[layer], descriptor, begin, end)
+            progress(end)
+        os.fchmod(descriptor, mode)
     return Merged(size, data)
 
 
@@ -82,27 +74,17 @@ def write_whole(source: PageSource, out: str | os.PathLike[str], progress: Calla
     """
     if source.start:
         raise VmthawValueError(f"{source.description} begins at {source.start:#x}, not at 0: it cannot be one file")
-    target = Path(out)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        try:
-            os.ftruncate(descriptor, source.size)
-            data = 0
-            for offset, size, kind in source.extents().tolist():
-                for begin in range(offset, offset + size, _PIECE_PAGES * PAGE) if kind == ExtentKind.data else ():
-                    piece = source.read(begin, min(_PIECE_PAGES * PAGE, offset + size - begin))
-                    for low, high in _data_in(piece):
-                        _write(descriptor, begin + low, memoryview(piece)[low:high])
-                        data += high - low
-                    progress(begin + len(piece))
-                progress(offset + size)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(Path(out)) as descriptor:
+        os.ftruncate(descriptor, source.size)
+        data = 0
+        for offset, size, kind in source.extents().tolist():
+            for begin in range(offset, offset + size, _PIECE_PAGES * PAGE) if kind == ExtentKind.data else ():
+                piece = source.read(begin, min(_PIECE_PAGES * PAGE, offset + size - begin))
+                for low, high in _data_in(piece):
+                    _write(descriptor, begin + low, memoryview(piece)[low:high])
+                    data += high - low
+                progress(begin + len(piece))
+            progress(offset + size)
     return Merged(source.size, data)
 
 

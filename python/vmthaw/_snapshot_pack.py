@@ -17,9 +17,10 @@ from pathlib import Path
 from vmthaw import _core
 from vmthaw._core import ExtentKind, PageSource
 from vmthaw._run_ahead import run_ahead
+from vmthaw._whole_file import whole_file
 from vmthaw.errors import VmthawError, VmthawValueError
 from vmthaw.source._object_store import PackedStoreSource
-from vmthaw.source._packed_chunks import SUFFIXES, PackedChunks, packed_chunks, whole_file
+from vmthaw.source._packed_chunks import SUFFIXES, PackedChunks, packed_chunks
 from vmthaw.source._packed_source import PackedChunk, PackedSource, PackManifest
 
 Progress = Callable[[int, int], object]

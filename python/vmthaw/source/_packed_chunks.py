@@ -6,15 +6,14 @@ DIR/snapshots/NAME.json      size, chunk size, codec, and for each chunk its has
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from vmthaw._whole_file import whole_file
 from vmthaw.errors import SourceOpenError
 
 SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
@@ -146,23 +145,6 @@ def _write_whole(path: Path, data: bytes, *, sync: bool = False) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(file, view) :]
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, *, sync: bool = True) -> Iterator[int]:
-    """A descriptor of a new file that becomes `path` when all went well, and is removed otherwise. Mode 0600."""
-    file, partial = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".partial", dir=path.parent)
-    try:
-        yield file
-        if sync:
-            os.fsync(file)
-        Path(partial).rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(partial).unlink()
-        raise
-    finally:
-        os.close(file)
 
 
 def _sync(directory: Path) -> None:

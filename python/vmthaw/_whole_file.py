@@ -1,0 +1,26 @@
+"""`whole_file`: a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, sync: bool = True) -> Iterator[int]:
+    """A descriptor of a new file that becomes `path` when all went well, and is removed otherwise. Mode 0600."""
+    file, partial = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".partial", dir=path.parent)
+    try:
+        yield file
+        if sync:
+            os.fsync(file)
+        Path(partial).rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(partial).unlink()
+        raise
+    finally:
+        os.close(file)
