@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -104,6 +106,14 @@ public:
             pages += page & 1U;
         }
         return pages;
+    }
+    // That the kernel answers a read of the page at `position` that may not wait with EAGAIN.
+    [[nodiscard]] bool refuses_to_wait(std::uint64_t position) const {
+        // Or the kernel reads the next pages too, and they are not cold any more.
+        static_cast<void>(::posix_fadvise(fd(), 0, 0, POSIX_FADV_RANDOM));
+        std::vector<std::byte> page(kPage);
+        const ::iovec vector{page.data(), page.size()};
+        return ::preadv2(fd(), &vector, 1, static_cast<off_t>(position), RWF_NOWAIT) < 0 && errno == EAGAIN;
     }
 
 private:
