@@ -25,8 +25,10 @@ _log = logging.getLogger("vmthaw.drainer")
 def blocked_signals() -> Iterator[None]:
     """Block all signals but those of faults, so that threads started inside inherit it and Ctrl-C stays with main."""
     faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Runs the handler of a signal that came just now, which may raise: nothing may stay blocked then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
