@@ -1,4 +1,4 @@
-"""The event loop in which coroutines of a file system in Python run."""
+"""An event loop for coroutines that other threads wait for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _JOIN_S = 2.0
 
 
 class EventLoopThread:
-    """One event loop on a daemon thread of its own, started when the first coroutine comes."""
+    """One event loop on a daemon thread of its own, `name`, started when the first coroutine comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -30,7 +31,7 @@ class EventLoopThread:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="vmthaw-fs", daemon=True)
+                self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)
                 with _drainer.blocked_signals():
                     self._thread.start()
             return self._loop

@@ -31,11 +31,13 @@ class Closable(Protocol):
 
 
 class Stage(enum.IntEnum):
-    """The order of taking down: guests first, then the servers that have their memory, then what those read from."""
+    """The order of taking down: guests first, then the servers that have their memory, then what those read from, and
+    at last the threads of other libraries that read for these."""
 
     GUEST = 0
     SERVER = 1
     SOURCE = 2
+    FOREIGN = 3
 
 
 class _State:
@@ -127,7 +129,7 @@ def _at_exit() -> None:
             if object_stage is not stage or obj is None:
                 continue
             try:
-                if stage is not Stage.SOURCE:
+                if stage < Stage.SOURCE:
                     _warn_forgotten(obj)
                 obj.close_at_exit()
             except BaseException:

@@ -37,7 +37,7 @@ class Answerer:
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
-        self._loop = EventLoopThread()
+        self._loop = EventLoopThread("vmthaw-fs")
         self._handles: dict[int, Any] = {}
         self._leases: dict[int, Any] = {}
         self._running: dict[int, concurrent.futures.Future[Any] | None] = {}

@@ -75,8 +75,9 @@ def pack(
 
     name = name or name_of(parse_memory(file))
     try:
-        if packed_chunks(directory).has_manifest(name) and not force:
-            raise CliError(f"{directory} has a memory {name}: choose another --name, or replace it with --force")
+        with contextlib.closing(packed_chunks(directory)) as packed:
+            if packed.has_manifest(name) and not force:
+                raise CliError(f"{directory} has a memory {name}: choose another --name, or replace it with --force")
         with open_memory(file) as source, _bar("pack") as progress:
             done = write(
                 source, directory, name, codec=codec, level=level, chunk_bytes=chunk_kib << 10, progress=progress

@@ -109,6 +109,11 @@ def packed_place(address: Address, stage: Stage) -> tuple[str, str]:
     return directory, name
 
 
+def _names_in(directory: str) -> list[str]:
+    with contextlib.closing(packed_chunks(directory)) as packed:
+        return packed.names()
+
+
 class _OverDiff(SparseDiffSource):
     """Closes what is below as Python does, which may have threads of Python's."""
 
@@ -271,7 +276,7 @@ class _Opening:
         directory, name = packed_place(self._address, stage)
         is_far = "://" in directory
         if not directory or not name:
-            found = packed_chunks(directory if is_far else Path(directory)).names() if directory else []
+            found = _names_in(directory) if directory else []
             there = f" (there: {', '.join(found[:10])}{', ...' if len(found) > 10 else ''})" if found else ""
             raise self._address.wrong(stage.part, f"the memory's name is missing: write packed:DIRECTORY#NAME{there}")
         if is_far:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vmthaw._whole_file import whole_file
-from vmthaw.errors import SourceOpenError
+from vmthaw.errors import SourceOpenError, StateError
 
 SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
 MOST_MANIFEST_BYTES = 2 << 30
@@ -23,7 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 class PackedChunks(Protocol):
     """Chunks by their hashes and manifests by their names. Whatever is put is there whole or not at all. Any thread.
-    Methods raise OSError, which says where, and SourceOpenError for a manifest or a name that cannot be."""
+    Methods raise OSError, which says where, SourceOpenError for a manifest or a name that cannot be, and StateError
+    after `close`."""
 
     at_once: int
     """How many threads make sense."""
@@ -54,6 +55,9 @@ class PackedChunks(Protocol):
 
     def get_manifest(self, name: str) -> bytes:
         """A manifest as it was written. SourceOpenError when it is not there."""
+
+    def close(self) -> None:
+        """Nothing is stored from now on, and where a store is asked just now, that ends. Idempotent."""
 
 
 def packed_chunks(where: Path | str, config: Mapping[str, Any] | None = None) -> PackedChunks:
@@ -91,6 +95,7 @@ class DirectoryChunks:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._closed = False
         self.at_once = len(os.sched_getaffinity(0))
 
     def place(self, digest: bytes, codec: str) -> Path:
@@ -106,12 +111,17 @@ class DirectoryChunks:
             return 0
 
     def put(self, digest: bytes, codec: str, frame: bytes) -> None:
+        if self._closed:
+            raise StateError(f"the store {self._directory} was closed")
         path = self.place(digest, codec)
         try:
             _write_whole(path, frame)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(path, frame)
+
+    def close(self) -> None:
+        self._closed = True
 
     def get(self, digest: bytes, codec: str) -> bytes:
         return self.place(digest, codec).read_bytes()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core
 from vmthaw.errors import VmthawValueError
+from vmthaw.source._object_store._answer_to import answer_to
 from vmthaw.source._object_store._asker import Asker, ObjectStoreStats
+from vmthaw.source._object_store._questions import Questions
 from vmthaw.source._object_store._range_reader import RangeReader
 from vmthaw.source._object_store._store import explained, open_error, store_of, why_missing
 from vmthaw.source._python_source import PythonSource
@@ -62,7 +64,8 @@ class ObjectStoreSource(_core.CachedSource):
         if attempts < 1:
             raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
         store, path = store_of(url, timeout / 2, config)
-        size, etag = _look(store, path, url)
+        with Questions() as questions:
+            size, etag = questions.ask(_look(store, path, url))
         self._asker = Asker(attempts, hedge=hedge)
         reader = RangeReader(store, path, url, size=size, etag=etag, asker=self._asker)
         self._ranges = PythonSource(
@@ -93,14 +96,14 @@ class ObjectStoreSource(_core.CachedSource):
         self._ranges.close()
 
 
-def _look(store: ObjectStore, path: str, url: str) -> tuple[int, str | None]:
+async def _look(store: ObjectStore, path: str, url: str) -> tuple[int, str | None]:
     """Size in bytes and ETag."""
     import obstore
 
     try:
-        found = obstore.head(store, path)
+        found = await answer_to(obstore.head_async(store, path))
     except FileNotFoundError as error:
-        raise open_error(url, *why_missing(store, path, error)) from error
+        raise open_error(url, *await why_missing(store, path, error)) from error
     except Exception as error:
         number, why = explained(error)
         remedy = "the store cannot be asked: " if number == errno.EREMOTEIO else ""

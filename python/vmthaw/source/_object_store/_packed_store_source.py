@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core
 from vmthaw.errors import VmthawError, VmthawValueError
+from vmthaw.source._object_store._answer_to import answer_to
 from vmthaw.source._object_store._asker import Asker, ObjectStoreStats, RetryableError, read_error
 from vmthaw.source._object_store._store import store_of
 from vmthaw.source._packed_chunks import chunk_name, packed_chunks
@@ -59,7 +61,8 @@ class PackedStoreSource(_core.CachedSource):
             raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
         url = url.rstrip("/")
         store, prefix = store_of(url, timeout / 2, config)
-        manifest = PackManifest.read(packed_chunks(url, config), name)
+        with contextlib.closing(packed_chunks(url, config)) as packed:
+            manifest = PackManifest.read(packed, name)
         self._asker = Asker(attempts, hedge=hedge)
         reader = _ChunkReader(store, prefix, url, manifest, self._asker)
         queued = max(64, 2 * concurrency)
@@ -120,10 +123,10 @@ class _ChunkReader:
         name = chunk_name(chunk.hash, self._manifest.codec)
         where = f"{self._url}/{name}"
         try:
-            result = await self._get(self._store, f"{self._prefix}/{name}")
+            result = await answer_to(self._get(self._store, f"{self._prefix}/{name}"))
             if result.meta["size"] > _MOST_FRAME_BYTES:
                 raise RetryableError(errno.EBADMSG, f"{where} is larger than any chunk: {_REMEDY}")
-            frame = await result.bytes_async()
+            frame = await answer_to(result.bytes_async())
         except RetryableError:
             raise
         except self._errors as error:

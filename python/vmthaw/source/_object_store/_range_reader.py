@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from vmthaw.source._object_store._answer_to import answer_to
 from vmthaw.source._object_store._asker import Asker, RetryableError, read_error, stale
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class RangeReader:
         if self._etag is not None:
             options["if_match"] = self._etag
         try:
-            result = await self._get(self._store, self._path, options=options)  # type: ignore[arg-type]
-            data = await result.bytes_async()
+            result = await answer_to(self._get(self._store, self._path, options=options))  # type: ignore[arg-type]
+            data = await answer_to(result.bytes_async())
         except self._errors as error:
             raise read_error(where, error) from error
         if self._etag is not None and result.meta["e_tag"] not in (None, self._etag):

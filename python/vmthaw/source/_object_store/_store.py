@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from vmthaw._extras import need
 from vmthaw.errors import SourceOpenError, VmthawValueError
+from vmthaw.source._object_store._answer_to import answer_to
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -68,12 +69,12 @@ def explained(error: Exception) -> tuple[int, str]:
     return errno.EREMOTEIO, text
 
 
-def why_missing(store: ObjectStore, path: str, error: Exception) -> tuple[int, str]:
+async def why_missing(store: ObjectStore, path: str, error: Exception) -> tuple[int, str]:
     """`explained` of a HEAD that found nothing. What a store has to say is in the answer to a GET alone."""
     import obstore
 
     try:
-        obstore.get_range(store, path, start=0, end=1)
+        await answer_to(obstore.get_range_async(store, path, start=0, end=1))
     except Exception as other:  # noqa: BLE001 - whatever it is, it is explained
         return explained(other)
     return explained(error)
