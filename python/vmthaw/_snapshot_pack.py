@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def pack(
     `progress(done, total)`, in bytes, is called on the calling thread after each chunk. Reading, hashing and
     compressing run on `threads` threads (default: one for each processor, 32 for an object store) without the GIL.
     Raises VmthawValueError, OSError, SourceOpenError, or what reading the source raises; chunks that were written stay,
-    and are found again.
+    and are found again. Ctrl-C ends it, also where the store or the source does not answer: a read that is under way
+    then ends when the source is closed, or answers; nothing comes of it.
     """
     if codec not in SUFFIXES:
         raise VmthawValueError(f"codec must be zstd or lz4, not {codec!r}")
@@ -65,27 +67,26 @@ def pack(
         raise VmthawValueError(f"chunk_bytes is {chunk_bytes}; it must be a power of two from 4096 to 4194304")
     if source.start or not source.size:
         raise VmthawValueError(f"{source.description} does not begin at 0, or is empty: it cannot be packed")
-    store = packed_chunks(directory)
-    store.manifest_place(name)  # refuses the name
-    _core.ChunkCompressor(codec, level)  # refuses the level before a thread meets it
-    packer = _Packer(source, store, codec, level, chunk_bytes)
     result = PackResult(size=source.size)
     chunks: list[PackedChunk | None] = []
-    with contextlib.closing(packer.run(threads or store.at_once)) as packed:
-        for one in packed:
-            chunk, stored = one or (None, False)
-            chunks.append(chunk)
-            begin = (len(chunks) - 1) * chunk_bytes
-            if chunk is None:
-                result.zero_bytes += min(chunk_bytes, source.size - begin)
-            else:
-                result.stored += stored
-                result.shared += not stored
-                result.stored_bytes += chunk.packed_bytes if stored else 0
-            if progress is not None:
-                progress(min(begin + chunk_bytes, source.size), source.size)
-    result.chunks = len(chunks)
-    store.put_manifest(name, PackManifest(source.size, chunk_bytes, codec, chunks).to_json())
+    with contextlib.closing(packed_chunks(directory)) as store:
+        store.manifest_place(name)  # refuses the name
+        _core.ChunkCompressor(codec, level)  # refuses the level before a thread meets it
+        with _Packer(source, store, codec, level, chunk_bytes).run(threads or store.at_once) as packed:
+            for one in packed:
+                chunk, stored = one or (None, False)
+                chunks.append(chunk)
+                begin = (len(chunks) - 1) * chunk_bytes
+                if chunk is None:
+                    result.zero_bytes += min(chunk_bytes, source.size - begin)
+                else:
+                    result.stored += stored
+                    result.shared += not stored
+                    result.stored_bytes += chunk.packed_bytes if stored else 0
+                if progress is not None:
+                    progress(min(begin + chunk_bytes, source.size), source.size)
+        result.chunks = len(chunks)
+        store.put_manifest(name, PackManifest(source.size, chunk_bytes, codec, chunks).to_json())
     return result
 
 
@@ -105,11 +106,11 @@ class _Packer:
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
 
-    def run(self, threads: int) -> Generator[tuple[PackedChunk | None, bool] | None, None, None]:
+    def run(self, threads: int) -> AbstractContextManager[Iterator[tuple[PackedChunk | None, bool] | None]]:
         """For each chunk what it became and whether it was written; None for one of zeros."""
         offsets = range(0, self._source.size, self._chunk_bytes)
         wanted = (None if self._is_hole(offset) else offset for offset in offsets)
-        return run_ahead(self._pack, wanted, "vmthaw-pack", threads)
+        return run_ahead(self._pack, wanted, "vmthaw-pack", threads, give_up=self._store.close)
 
     def _size_at(self, offset: int) -> int:
         return min(self._chunk_bytes, self._source.size - offset)
@@ -155,12 +156,13 @@ def unpack(
     ):
         os.truncate(file, source.size)
         step = source.largest_chunk
+        output_file = _SharedFile(file)
 
         def copy(piece: tuple[int, int]) -> int:
             offset, size = piece
             data = memoryview(source.read(offset, size))
             while data:  # a disk that gets full takes a part first
-                data = data[os.pwrite(file, data, offset + size - len(data)) :]
+                data = data[os.pwrite(output_file.number, data, offset + size - len(data)) :]
             return offset + size
 
         pieces = (
@@ -169,13 +171,23 @@ def unpack(
             for offset in range(begin, end, step)
         )  # fmt: skip
         threads = threads or packed_chunks(directory).at_once
-        with contextlib.closing(run_ahead(copy, pieces, "vmthaw-unpack", threads)) as copied:
+        with run_ahead(copy, pieces, "vmthaw-unpack", threads, give_up=source.close) as copied:
             for done in copied:
                 if progress is not None and done is not None:
                     progress(done, source.size)
         if progress is not None:
             progress(source.size, source.size)
         return source.size
+
+
+class _SharedFile:
+    """A descriptor of the same file, `number`, that stays open as long as somebody may write to it."""
+
+    def __init__(self, file: int) -> None:
+        self.number = os.dup(file)
+
+    def __del__(self) -> None:
+        os.close(self.number)
 
 
 def _data(source: PageSource) -> Iterator[tuple[int, int]]:
@@ -214,9 +226,30 @@ def verify(
 ) -> list[Damage]:
     """Reads every chunk of the snapshots `names` (none: all there are), once, and holds it against its hash. Gives what
     is damaged. Runs as `unpack` does. Raises SourceOpenError for a manifest that is wrong."""
-    store = packed_chunks(directory)
+    done = 0
+    damage = []
+    with contextlib.closing(packed_chunks(directory)) as store:
+        wanted = _wanted(store, names)
+        total = sum(one.chunk.packed_bytes for one in wanted)
+
+        def check(one: _Wanted) -> tuple[int, Damage | None]:
+            why = _wrong_with(store, one)
+            place = store.place(one.chunk.hash, one.codec)
+            return one.chunk.packed_bytes, Damage(place, why, one.snapshot, one.offset) if why else None
+
+        with run_ahead(check, wanted, "vmthaw-verify", threads or store.at_once, give_up=store.close) as checked:
+            for packed_bytes, wrong in filter(None, checked):
+                if wrong is not None:
+                    damage.append(wrong)
+                done += packed_bytes
+                if progress is not None:
+                    progress(done, total)
+    return damage
+
+
+def _wanted(store: PackedChunks, names: list[str]) -> Collection[_Wanted]:
     manifests = {name: PackManifest.read(store, name) for name in names or store.names()}
-    wanted = {
+    return {
         (chunk.hash, manifest.codec): _Wanted(
             chunk, manifest.codec, min(manifest.chunk_bytes, manifest.size - offset), name, offset
         )
@@ -224,25 +257,7 @@ def verify(
         for number, chunk in reversed(list(enumerate(manifest.chunks)))
         if chunk is not None
         for offset in [number * manifest.chunk_bytes]
-    }
-    total = sum(one.chunk.packed_bytes for one in wanted.values())
-
-    def check(one: _Wanted) -> tuple[int, Damage | None]:
-        why = _wrong_with(store, one)
-        place = store.place(one.chunk.hash, one.codec)
-        return one.chunk.packed_bytes, Damage(place, why, one.snapshot, one.offset) if why else None
-
-    done = 0
-    damage = []
-    threads = threads or store.at_once
-    with contextlib.closing(run_ahead(check, wanted.values(), "vmthaw-verify", threads)) as checked:
-        for packed_bytes, wrong in filter(None, checked):
-            if wrong is not None:
-                damage.append(wrong)
-            done += packed_bytes
-            if progress is not None:
-                progress(done, total)
-    return damage
+    }.values()
 
 
 def _wrong_with(store: PackedChunks, one: _Wanted) -> str:
