@@ -7,24 +7,20 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vmthaw import _core
-from vmthaw.errors import VmthawValueError
 from vmthaw.source._object_store._answer_to import answer_to
-from vmthaw.source._object_store._asker import Asker, ObjectStoreStats
+from vmthaw.source._object_store._asker import Asker
 from vmthaw.source._object_store._questions import Questions
 from vmthaw.source._object_store._range_reader import RangeReader
-from vmthaw.source._object_store._store import explained, open_error, store_of, why_missing
-from vmthaw.source._python_source import PythonSource
+from vmthaw.source._object_store._store import explained, open_error, why_missing
+from vmthaw.source._object_store._store_source import MIB, Found, StoreSource
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 __all__ = ["ObjectStoreSource"]
 
-_MIB = 1 << 20
 
-
-class ObjectStoreSource(_core.CachedSource):
+class ObjectStoreSource(StoreSource):
     """A memory file in S3, GCS, Azure or behind HTTP: ``s3://bucket/key``, ``gs://...``, ``az://...``, ``https://...``.
 
     Needs the extra ``[s3]`` (obstore). Credentials, regions and endpoints come from the environment, as the stores' own
@@ -50,10 +46,10 @@ class ObjectStoreSource(_core.CachedSource):
         self,
         url: str,
         *,
-        chunk: int = _MIB,
-        memory: int = 256 * _MIB,
+        chunk: int = MIB,
+        memory: int = 256 * MIB,
         disk: str | os.PathLike[str] | None = None,
-        disk_size: int = 10 * 1024 * _MIB,
+        disk_size: int = 10 * 1024 * MIB,
         concurrency: int = 32,
         attempts: int = 5,
         hedge: bool = True,
@@ -61,39 +57,25 @@ class ObjectStoreSource(_core.CachedSource):
         extents: Iterable[Any] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        if attempts < 1:
-            raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
-        store, path = store_of(url, timeout / 2, config)
-        with Questions() as questions:
-            size, etag = questions.ask(_look(store, path, url))
-        self._asker = Asker(attempts, hedge=hedge)
-        reader = RangeReader(store, path, url, size=size, etag=etag, asker=self._asker)
-        self._ranges = PythonSource(
-            reader, size, extents, concurrency, url, timeout=timeout, max_queued=max(64, 2 * concurrency)
+
+        def find(store: ObjectStore, path: str, asker: Asker) -> Found:
+            with Questions() as questions:
+                size, etag = questions.ask(_look(store, path, url))
+            reader = RangeReader(store, path, url, size=size, etag=etag, asker=asker)
+            return Found(reader, size, chunk, extents, url, f"{url} {etag} {size} {chunk}")
+
+        super().__init__(
+            url,
+            find,
+            memory=memory,
+            disk=disk,
+            disk_size=disk_size,
+            concurrency=concurrency,
+            attempts=attempts,
+            hedge=hedge,
+            timeout=timeout,
+            config=config,
         )
-        try:
-            super().__init__(
-                self._ranges,
-                chunk=chunk,
-                memory=memory,
-                disk=disk,
-                disk_size=disk_size,
-                identity=f"{url} {etag} {size} {chunk}",
-            )
-        except BaseException:
-            self._ranges.close()
-            raise
-        self.url = url
-
-    @property
-    def stats(self) -> ObjectStoreStats:
-        """What the store was asked for so far; `cache_stats` has what the caches answered."""
-        return self._asker.stats
-
-    def close(self) -> None:
-        """Ends waiting reads and requests, then waits up to 2 s for the source's threads. Idempotent."""
-        super().close()
-        self._ranges.close()
 
 
 async def _look(store: ObjectStore, path: str, url: str) -> tuple[int, str | None]:

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core
-from vmthaw.errors import VmthawError, VmthawValueError
+from vmthaw.errors import VmthawError
 from vmthaw.source._object_store._answer_to import answer_to
-from vmthaw.source._object_store._asker import Asker, ObjectStoreStats, RetryableError, read_error
-from vmthaw.source._object_store._store import store_of
+from vmthaw.source._object_store._asker import Asker, RetryableError, read_error
+from vmthaw.source._object_store._store_source import MIB, Found, StoreSource
 from vmthaw.source._packed_chunks import chunk_name, packed_chunks
 from vmthaw.source._packed_source import PackManifest
-from vmthaw.source._python_source import PythonSource
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PackedStoreSource"]
 
-_MIB = 1 << 20
-_MOST_FRAME_BYTES = 8 * _MIB  # as the core's PackedSource: twice the largest chunk
+_MOST_FRAME_BYTES = 8 * MIB  # as the core's PackedSource: twice the largest chunk
 _REMEDY = "remove it and pack the memory again, which stores only what is missing"
 
 
-class PackedStoreSource(_core.CachedSource):
+class PackedStoreSource(StoreSource):
     """The memory `name` of what `vmthaw snapshot pack` wrote to an object store: ``s3://bucket/prefix``.
 
     Chunks are objects named by the hash of their contents. Each is fetched and decompressed when a page of it is first
@@ -48,53 +46,39 @@ class PackedStoreSource(_core.CachedSource):
         url: str,
         name: str,
         *,
-        memory: int = 256 * _MIB,
+        memory: int = 256 * MIB,
         disk: str | os.PathLike[str] | None = None,
-        disk_size: int = 10 * 1024 * _MIB,
+        disk_size: int = 10 * 1024 * MIB,
         concurrency: int = 32,
         attempts: int = 5,
         hedge: bool = True,
         timeout: float = 30.0,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        if attempts < 1:
-            raise VmthawValueError(f"attempts is {attempts}; it must be at least 1")
         url = url.rstrip("/")
-        store, prefix = store_of(url, timeout / 2, config)
-        with contextlib.closing(packed_chunks(url, config)) as packed:
-            manifest = PackManifest.read(packed, name)
-        self._asker = Asker(attempts, hedge=hedge)
-        reader = _ChunkReader(store, prefix, url, manifest, self._asker)
-        queued = max(64, 2 * concurrency)
-        self._chunks = PythonSource(
-            reader, manifest.size, manifest.extents(), concurrency, f"{url}/{name}", timeout=timeout, max_queued=queued
+
+        def find(store: ObjectStore, prefix: str, asker: Asker) -> Found:
+            with contextlib.closing(packed_chunks(url, config)) as packed:
+                manifest = PackManifest.read(packed, name)
+            self.largest_chunk = manifest.chunk_bytes
+            reader = _ChunkReader(store, prefix, url, manifest, asker)
+            version = hashlib.blake2b(manifest.to_json(), digest_size=16).hexdigest()
+            identity = f"{url} {name} {version}"
+            return Found(reader, manifest.size, manifest.chunk_bytes, manifest.extents(), f"{url}/{name}", identity)
+
+        super().__init__(
+            url,
+            find,
+            memory=memory,
+            disk=disk,
+            disk_size=disk_size,
+            concurrency=concurrency,
+            attempts=attempts,
+            hedge=hedge,
+            timeout=timeout,
+            config=config,
         )
-        version = hashlib.blake2b(manifest.to_json(), digest_size=16).hexdigest()
-        try:
-            super().__init__(
-                self._chunks,
-                chunk=manifest.chunk_bytes,
-                memory=memory,
-                disk=disk,
-                disk_size=disk_size,
-                identity=f"{url} {name} {version}",
-            )
-        except BaseException:
-            self._chunks.close()
-            raise
-        self.url = url
-        self.largest_chunk = manifest.chunk_bytes
         self.name = name
-
-    @property
-    def stats(self) -> ObjectStoreStats:
-        """What the store was asked for so far; `cache_stats` has what the caches answered."""
-        return self._asker.stats
-
-    def close(self) -> None:
-        """Ends waiting reads and requests, then waits up to 2 s for the source's threads. Idempotent."""
-        super().close()
-        self._chunks.close()
 
 
 class _ChunkReader:
