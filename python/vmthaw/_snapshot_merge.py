@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmthaw._whole_file import whole_file
+from vmthaw._whole_file import whole_file, write_at
 from vmthaw.errors import VmthawValueError
 from vmthaw.source import ExtentKind, FileSource, PageSource, SparseDiffSource
 
@@ -81,17 +81,11 @@ def write_whole(source: PageSource, out: str | os.PathLike[str], progress: Calla
             for begin in range(offset, offset + size, _PIECE_PAGES * PAGE) if kind == ExtentKind.data else ():
                 piece = source.read(begin, min(_PIECE_PAGES * PAGE, offset + size - begin))
                 for low, high in _data_in(piece):
-                    _write(descriptor, begin + low, memoryview(piece)[low:high])
+                    write_at(descriptor, begin + low, memoryview(piece)[low:high])
                     data += high - low
                 progress(begin + len(piece))
             progress(offset + size)
     return Merged(source.size, data)
-
-
-def _write(descriptor: int, offset: int, piece: memoryview) -> None:
-    done = 0
-    while done < len(piece):
-        done += os.pwrite(descriptor, piece[done:], offset + done)
 
 
 def _data_in(piece: bytes) -> Iterator[tuple[int, int]]:

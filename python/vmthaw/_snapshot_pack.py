@@ -18,7 +18,7 @@ from pathlib import Path
 from vmthaw import _core
 from vmthaw._core import ExtentKind, PageSource
 from vmthaw._run_ahead import run_ahead
-from vmthaw._whole_file import whole_file
+from vmthaw._whole_file import whole_file, write_at
 from vmthaw.errors import VmthawError, VmthawValueError
 from vmthaw.source._object_store import PackedStoreSource
 from vmthaw.source._packed_chunks import SUFFIXES, PackedChunks, packed_chunks
@@ -160,9 +160,7 @@ def unpack(
 
         def copy(piece: tuple[int, int]) -> int:
             offset, size = piece
-            data = memoryview(source.read(offset, size))
-            while data:  # a disk that gets full takes a part first
-                data = data[os.pwrite(output_file.number, data, offset + size - len(data)) :]
+            write_at(output_file.number, offset, source.read(offset, size))
             return offset + size
 
         pieces = (

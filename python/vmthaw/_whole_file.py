@@ -1,4 +1,4 @@
-"""`whole_file`: a file that appears whole or not at all."""
+"""`whole_file`: a file that appears whole or not at all; `write_at`: all of the bytes, at their place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @contextlib.contextmanager
@@ -24,3 +28,13 @@ def whole_file(path: Path, *, sync: bool = True) -> Iterator[int]:
         raise
     finally:
         os.close(file)
+
+
+def write_at(file: int, offset: int, data: Buffer) -> None:
+    """Writes all of `data` to the descriptor `file`, from `offset` on: a disk that gets full takes a part first, and
+    then says so. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, offset)
+        left = left[written:]
+        offset += written

@@ -14,16 +14,15 @@ A file may come from anywhere: sizes are checked before anything is allocated by
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vmthaw._whole_file import whole_file, write_at
 from vmthaw.errors import WorkingSetFileError
 
 _MAGIC = b"VMTHAWWS"
@@ -37,26 +36,15 @@ def _header(log2: int, checksum: int, pages: int, payload: int) -> bytes:
 
 
 def write_pages(path: str | os.PathLike[str], pages: NDArray[np.uint64], page_size: int) -> None:
-    """Whole or not at all: beside it first, then renamed."""
+    """Whole or not at all. Raises WorkingSetFileError for too many pages, and OSError."""
     log2 = page_size.bit_length() - 1
     if len(pages) > _MOST_PAGES:
         raise WorkingSetFileError(f"a working set file holds at most {_MOST_PAGES} pages, not {len(pages)}")
     payload = zlib.compress((pages >> np.uint64(log2)).astype("<u8").tobytes(), 6)
     checksum = zlib.crc32(payload, zlib.crc32(_header(log2, 0, len(pages), len(payload))))
-    target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    beside = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_header(log2, checksum, len(pages), len(payload)) + payload)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644 & ~_umask())
-        beside.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    with whole_file(Path(path)) as file:
+        write_at(file, 0, _header(log2, checksum, len(pages), len(payload)) + payload)
+        os.fchmod(file, 0o644 & ~_umask())
 
 
 def _umask() -> int:

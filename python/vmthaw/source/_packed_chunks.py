@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from vmthaw._whole_file import whole_file
+from vmthaw._whole_file import whole_file, write_at
 from vmthaw.errors import SourceOpenError, StateError
 
 SUFFIXES = {"zstd": ".zst", "lz4": ".lz4"}
@@ -152,9 +152,7 @@ class DirectoryChunks:
 
 def _write_whole(path: Path, data: bytes, *, sync: bool = False) -> None:
     with whole_file(path, sync=sync) as file:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
+        write_at(file, 0, data)
 
 
 def _sync(directory: Path) -> None:
