@@ -101,9 +101,9 @@ void register_socket_source(py::module_& module) {
              "first; offsets are those addresses. `page_size` is what one request asks for (a power of two from 4096 "
              "to 1 GiB; give 2 MiB for huge pages), `max_in_flight` how many requests wait on a connection, "
              "`connections` how many are made when readers come at once. A read fails when no page came for `timeout` "
-             "seconds; until then what was unanswered is asked again over new connections. `extents`: None, or rows "
-             "(offset, size, kind) that cover the memory. Raises SourceOpenError or VmthawValueError. The GIL is "
-             "released.")
+             "seconds; until then what was unanswered is asked again over new connections, after pauses of at most one "
+             "second and an eighth of `timeout`. `extents`: None, or rows (offset, size, kind) that cover the memory. "
+             "Raises SourceOpenError or VmthawValueError. The GIL is released.")
         .def_property_readonly(
             "address", [](const SocketSource& source) { return text_of(source.address().text()); },
             "The canonical text of the address.")

@@ -20,7 +20,8 @@ class SocketSource(_core.SocketSource):
     addresses. `page_size` is what one request asks for (a power of two from 4096 to 1 GiB; give 2 MiB for huge pages),
     `max_in_flight` how many requests wait on a connection, `connections` how many are made when readers come at once. A
     read fails when no page came for `timeout` seconds; until then what was unanswered is asked again over new
-    connections.
+    connections: at once, then after pauses that double to one second at most, and never last longer than an eighth of
+    `timeout`, so that a server that dies several times only delays.
 
     Nor has the wire a word for zeros. `extents` (rows of offset, size and kind that cover the memory, for instance what
     `extents()` of the source at the other end gives) tell data from zeros, which are never asked for; without it

@@ -22,7 +22,7 @@ struct PageConnection::State {
     enum class Link : std::uint8_t { down, connecting, up };
 
     State(std::vector<ResolvedAddress> where, const PageConnectionOptions& how)
-        : addresses(std::move(where)), options(how), pipeline(how.page_size, how.max_in_flight) {}
+        : addresses(std::move(where)), options(how), pipeline(how.page_size, how.max_in_flight), pace(how.timeout_ns) {}
 
     void lead(std::unique_lock<std::mutex>& lock, const PageRead& own);
     void begin_connect(std::uint64_t now_ns) noexcept;
