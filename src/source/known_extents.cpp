@@ -15,11 +15,7 @@ namespace {
                         std::to_string(extent.size) + " bytes): " + why);
 }
 
-std::vector<Extent> checked_extents(const std::vector<Extent>& extents, std::uint64_t start, std::uint64_t size) {
-    if (extents.empty()) {
-        return {{start, size, ExtentKind::data}};
-    }
-    std::vector<Extent> result;
+void check_extents(const std::vector<Extent>& extents, std::uint64_t start, std::uint64_t size) {
     std::uint64_t done = 0;
     for (std::size_t i = 0; i < extents.size(); ++i) {
         const Extent& extent = extents[i];
@@ -35,26 +31,47 @@ std::vector<Extent> checked_extents(const std::vector<Extent>& extents, std::uin
             refuse_extent(i, extent, "it is empty or ends behind the source's " + std::to_string(size) + " bytes");
         }
         done += extent.size;
-        if (done % kPageBytes != 0 && done != size) {
-            refuse_extent(i, extent, "it must end on a multiple of 4096: a page is of one kind");
-        }
-        if (!result.empty() && result.back().kind == extent.kind) {
-            result.back().size += extent.size;
-        } else {
-            result.push_back(extent);
-        }
     }
     if (done != size) {
         refuse_extent(extents.size() - 1, extents.back(),
                       "the last extent must end at the source's size of " + std::to_string(size) + " bytes");
     }
+}
+
+std::vector<Extent> whole_pages(const std::vector<Extent>& extents, std::uint64_t start, std::uint64_t size) {
+    if (extents.empty()) {
+        return {{start, size, ExtentKind::data}};
+    }
+    check_extents(extents, start, size);
+    const std::uint64_t end = start + size;
+    std::vector<Extent> result;
+    std::uint64_t done = start;
+    const auto add_until = [&result, &done](std::uint64_t until, ExtentKind kind) {
+        if (until <= done) {
+            return;
+        }
+        if (!result.empty() && result.back().kind == kind) {
+            result.back().size += until - done;
+        } else {
+            result.push_back({done, until - done, kind});
+        }
+        done = until;
+    };
+    for (const Extent& extent : extents) {
+        if (extent.kind == ExtentKind::data) {
+            add_until(extent.offset / kPageBytes * kPageBytes, ExtentKind::zero);
+            const std::uint64_t tail = extent.offset + extent.size;
+            add_until(tail + std::min((kPageBytes - tail % kPageBytes) % kPageBytes, end - tail), ExtentKind::data);
+        }
+    }
+    add_until(end, ExtentKind::zero);
     return result;
 }
 
 }  // namespace
 
 KnownExtents::KnownExtents(const std::vector<Extent>& extents, std::uint64_t start, std::uint64_t size)
-    : start_(start), size_(size), extents_(checked_extents(extents, start, size)) {}
+    : start_(start), size_(size), extents_(whole_pages(extents, start, size)) {}
 
 Extent KnownExtents::at(std::uint64_t offset, std::uint64_t limit) const noexcept {
     limit = std::max<std::uint64_t>(limit, 1);

@@ -103,7 +103,10 @@ class MemoryStack(contextlib.ExitStack):
             "connections": self.chance.randrange(1, 4),
             "max_in_flight": self.chance.choice([1, 8, 128]),
         }
-        source = SocketSource(exporter.address, self.size, page_size=page_size, timeout=TIMEOUT_S, **options)
+        extents = self.source.extents() if self.chance.random() < 0.5 else None
+        source = SocketSource(
+            exporter.address, self.size, page_size=page_size, timeout=TIMEOUT_S, extents=extents, **options
+        )
         self._put(source, f"socket (page {page_size}, {options})")
 
     def python(self) -> None:
@@ -124,7 +127,7 @@ class MemoryStack(contextlib.ExitStack):
         source = PythonSource(
             read_later if is_async else read if batch == 1 else read_all,  # type: ignore[arg-type]
             self.size,
-            self._whole_pages(below) if self.chance.random() < 0.5 else None,
+            below.extents() if self.chance.random() < 0.5 else None,
             self.chance.randrange(1, 4),
             timeout=TIMEOUT_S,
             batch=batch,
@@ -183,11 +186,6 @@ class MemoryStack(contextlib.ExitStack):
         given: dict[UUID, Path | PageSource] = {**builds}
         source = LayeredSource(header, given, cache_bytes=self.chance.choice([0, 64 << 20]))
         self._put(source, f"layered (block {block}, {len(builds)} builds, version {header.version})")
-
-    def _whole_pages(self, source: PageSource) -> list[tuple[int, int, int]] | None:
-        """What is zeros in `source`, as far as it speaks in pages; blocks of layers may be smaller."""
-        rows: Any = source.extents().tolist()
-        return None if any(size % PAGE for _, size, _ in rows) else list(rows)
 
     def _put(self, source: PageSource, what: str) -> None:
         self.source = self.enter_context(source)

@@ -44,7 +44,9 @@ class PythonSource(_core.PythonSource):
     It must not touch guest memory that this process serves: the page it waits for would be its own to give.
 
     `extents` (rows of offset, size and kind, for instance what `extents()` of another source gives) tell data from
-    zeros; zeros are never asked for. Without it everything is data. `name` is for messages.
+    zeros. They cover the memory, in order; their bounds may lie at any byte. Pages of zeros are never asked for; one
+    that is data in part counts as data: the callable is asked for all of it, its zeros included. Without `extents`
+    everything is data. `name` is for messages.
 
     Raises VmthawValueError for arguments that cannot be right. In a forked child the source is inert.
     """

@@ -24,8 +24,8 @@ class SocketSource(_core.SocketSource):
     `timeout`, so that a server that dies several times only delays.
 
     Nor has the wire a word for zeros. `extents` (rows of offset, size and kind that cover the memory, for instance what
-    `extents()` of the source at the other end gives) tell data from zeros, which are never asked for; without it
-    everything is data.
+    `extents()` of the source at the other end gives) tell data from zeros. Their bounds may lie at any byte; pages of
+    zeros are never asked for, one that is data in part is. Without `extents` everything is data.
 
     Raises SourceOpenError or VmthawValueError. The GIL is released.
     """

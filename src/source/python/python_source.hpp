@@ -20,8 +20,8 @@ namespace vmthaw {
 // threads. Zero extents are never asked for. Thread-safe; the constructor throws ArgumentError.
 class PythonSource final : public PageSource {
 public:
-    // `extents` (data and zero, in order, without gaps, page-aligned but for the end) say what [0, size) is; empty
-    // means that all of it is data.
+    // `extents` (data and zero, in order, without gaps, with bounds at any byte) say what [0, size) is; empty means
+    // that all of it is data.
     PythonSource(std::uint64_t size, const std::vector<Extent>& extents, std::string name,
                  std::chrono::milliseconds timeout, std::size_t max_queued);
     PythonSource(const PythonSource&) = delete;
