@@ -254,7 +254,7 @@ PageInstaller::Step PageInstaller::conclude(FillTask& task, const Run& run, cons
             return {FillResult::gone, done};
         case FillStatus::bad_source:
             failure = at(*run.mapped, at_page);
-            failure.read = core_.source->still_whole();
+            failure.read = core_.source->whole_at(failure.offset);
             if (failure.read.ok()) {
                 failure.read = {.status = ReadStatus::io_error, .errno_value = EFAULT};
             }

@@ -10,8 +10,10 @@ namespace {
 
 constexpr std::uint64_t kLatelyNs = 1'000'000;
 
-std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t size) {
-    return std::to_string(size) + " bytes at offset " + hex(offset) + " of " + source.description_at(offset);
+std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t size, std::uint64_t failed_at) {
+    return std::to_string(size) + " bytes at offset " + hex(offset) +
+           (failed_at == offset ? "" : " (failed at " + hex(failed_at) + ")") + " of " +
+           source.description_at(failed_at);
 }
 
 [[noreturn]] void throw_out_of_range(const PageSource& source, std::uint64_t offset, std::uint64_t size) {
@@ -19,7 +21,7 @@ std::string where(const PageSource& source, std::uint64_t offset, std::uint64_t 
         "it serves " + std::to_string(source.size()) + " bytes from " + hex(source.start()) + " on";
     const std::string why =
         offset < source.start() ? "the range begins below its start" : "the range runs over its end";
-    throw Error("cannot read " + where(source, offset, size) + ": " + why + "; " + served, "SourceRangeError",
+    throw Error("cannot read " + where(source, offset, size, offset) + ": " + why + "; " + served, "SourceRangeError",
                 {{"offset", offset}, {"size", size}});
 }
 
@@ -44,10 +46,13 @@ ReadResult PageSource::whole_lately(std::uint64_t /*offset*/, std::uint64_t now_
 }
 
 void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint64_t size, const ReadResult& result) {
+    ReadResult failed = result;
+    failed.failed_at = result.failed_at.value_or(offset);
     switch (result.status) {
         case ReadStatus::short_read: {
-            const std::string remedy = source.remedy(result);
-            throw Error("short read: got " + std::to_string(result.got_bytes) + " of " + where(source, offset, size) +
+            const std::string remedy = source.remedy(failed);
+            throw Error("short read: got " + std::to_string(result.got_bytes) + " of " +
+                            where(source, offset, size, *failed.failed_at) +
                             "; the source holds fewer bytes than it promised" +
                             (remedy.empty() ? " (a file that was cut after it was opened?)" : ": " + remedy),
                         "ShortReadError", {{"got", result.got_bytes}, {"expected", size}});
@@ -63,9 +68,9 @@ void throw_read_error(const PageSource& source, std::uint64_t offset, std::uint6
         case ReadStatus::io_error:
             break;
     }
-    const std::string remedy = source.remedy(result);
-    throw Error("reading " + where(source, offset, size) + ": " + std::generic_category().message(result.errno_value) +
-                    (remedy.empty() ? "" : "; " + remedy),
+    const std::string remedy = source.remedy(failed);
+    throw Error("reading " + where(source, offset, size, *failed.failed_at) + ": " +
+                    std::generic_category().message(result.errno_value) + (remedy.empty() ? "" : "; " + remedy),
                 "SourceIoError", {{"errno", static_cast<std::int64_t>(result.errno_value)}});
 }
 

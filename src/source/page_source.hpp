@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@ struct ReadResult {
     ReadStatus status = ReadStatus::ok;
     int errno_value = 0;          // for io_error
     std::uint64_t got_bytes = 0;  // for short_read
+    // An offset in what failed, of a source that is made of several; none: what lies at the range's beginning.
+    std::optional<std::uint64_t> failed_at{};
     [[nodiscard]] bool ok() const noexcept { return status == ReadStatus::ok; }
 };
 
@@ -74,8 +77,10 @@ public:
     [[nodiscard]] virtual ReadResult prepare(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return {}; }
     // That the source is still what it was at open (a file did not shrink). A system call for each file, mostly.
     [[nodiscard]] virtual ReadResult still_whole() const noexcept { return {}; }
-    // The same of what lies at `offset`, where a run that mapped() or read_now() gave begins; once found whole it is
-    // not asked again for a millisecond. Checked before such a run is installed; `now_ns` is of monotonic_ns().
+    // The same of what lies at `offset` alone: after a page from there could not be copied.
+    [[nodiscard]] virtual ReadResult whole_at(std::uint64_t /*offset*/) const noexcept { return still_whole(); }
+    // The same of where a run that mapped() or read_now() gave begins; once found whole it is not asked again for a
+    // millisecond. Checked before such a run is installed; `now_ns` is of monotonic_ns().
     [[nodiscard]] virtual ReadResult whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept;
 
     // True after close() and in a forked child. Cheaper than still_whole() where there are many files.
@@ -87,7 +92,8 @@ public:
     [[nodiscard]] virtual SourceTier tier(std::uint64_t /*offset*/) const noexcept { return SourceTier::file; }
     // For messages, traces and statistics: "file:/path", "zero", "python:name".
     [[nodiscard]] virtual std::string description() const = 0;
-    // How to mend what made a read fail, as the end of a message; "" when there is nothing to add.
+    // How to mend what made a read fail, as the end of a message; "" when there is nothing to add. Of several layers
+    // the one at result.failed_at speaks.
     [[nodiscard]] virtual std::string remedy(const ReadResult& /*result*/) const { return {}; }
     // The same for messages about what lies at `offset`: names the layer, where there are several.
     [[nodiscard]] virtual std::string description_at(std::uint64_t /*offset*/) const { return description(); }

@@ -173,7 +173,8 @@ std::string FileSource::remedy(const ReadResult& result) const {
                std::to_string(file_.size()) +
                " bytes that it had when it was opened; put the whole file in its place " + "and open it again";
     }
-    if (result.status == ReadStatus::io_error && result.errno_value == EIO) {
+    // EFAULT: the kernel could not read the mapping, and the file has its size.
+    if (result.status == ReadStatus::io_error && (result.errno_value == EIO || result.errno_value == EFAULT)) {
         return "its disk or file system failed: see the kernel's log, and take another copy of the file";
     }
     return {};

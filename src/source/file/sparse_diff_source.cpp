@@ -126,6 +126,7 @@ ReadResult SparseDiffSource::read(std::uint64_t offset, std::span<std::byte> out
         ReadResult result = part.layer.read(offset + done, out.subspan(done, part.size));
         if (!result.ok()) {
             result.got_bytes += result.status == ReadStatus::short_read ? done : 0;
+            result.failed_at = result.failed_at.value_or(offset + done);
             return result;
         }
         done += part.size;
@@ -159,6 +160,9 @@ ReadResult SparseDiffSource::prepare(std::uint64_t offset, std::uint64_t size) n
     for (std::uint64_t done = 0; done < size && result.ok();) {
         const Part part = part_at(offset + done, size - done);
         result = part.layer.prepare(offset + done, part.size);
+        if (!result.ok()) {
+            result.failed_at = result.failed_at.value_or(offset + done);
+        }
         done += part.size;
     }
     return result;
@@ -171,6 +175,10 @@ ReadResult SparseDiffSource::still_whole() const noexcept {
         }
     }
     return {};
+}
+
+ReadResult SparseDiffSource::whole_at(std::uint64_t offset) const noexcept {
+    return part_at(offset, 1).layer.whole_at(offset);
 }
 
 ReadResult SparseDiffSource::whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept {
@@ -206,8 +214,11 @@ std::string SparseDiffSource::description_at(std::uint64_t offset) const {
     return layers_[layer]->description_at(offset) + " (" + which + " in " + description() + ")";
 }
 
-// Of the first layer that knows one: a file that was cut need not be the one that the page is from.
+// Of the layer that failed, or else of the first that knows one: after still_whole() it may be any.
 std::string SparseDiffSource::remedy(const ReadResult& result) const {
+    if (result.failed_at) {
+        return layers_[layer_at(*result.failed_at)]->remedy(result);
+    }
     std::string text;
     for (auto layer = layers_.begin(); layer != layers_.end() && text.empty(); ++layer) {
         text = (*layer)->remedy(result);

@@ -40,6 +40,7 @@ public:
     [[nodiscard]] bool read_now(std::uint64_t offset, std::span<std::byte> out) noexcept override;
     [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override;
+    [[nodiscard]] ReadResult whole_at(std::uint64_t offset) const noexcept override;
     [[nodiscard]] ReadResult whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept override;
     [[nodiscard]] bool is_closed() const noexcept override { return layers_.front()->is_closed(); }
     [[nodiscard]] std::vector<Extent> extents() const override;

@@ -86,6 +86,18 @@ Extent LayeredSource::extent_at(std::uint64_t offset, std::uint64_t limit) const
     return {offset, extent.size, extent.kind == ExtentKind::zero ? ExtentKind::zero : ExtentKind::data};
 }
 
+ReadResult LayeredSource::located(ReadResult result, const Part& part, std::uint64_t offset) noexcept {
+    if (!result.ok()) {
+        const std::uint64_t inside = result.failed_at.value_or(part.storage) - part.storage;
+        result.failed_at = offset + (inside < part.size ? inside : 0);
+    }
+    return result;
+}
+
+std::uint64_t LayeredSource::source_offset(const Layer& layer, std::uint64_t storage) noexcept {
+    return layer.codec == FrameCodec::none ? storage : layer.frames[frame_at(layer, storage)].compressed_start;
+}
+
 // The frame that holds the byte at `storage`: the header's check found one for all that is mapped.
 std::size_t LayeredSource::frame_at(const Layer& layer, std::uint64_t storage) noexcept {
     const auto next = std::upper_bound(layer.frames.begin(), layer.frames.end(), storage,
@@ -144,6 +156,7 @@ ReadResult LayeredSource::read_part(const Part& part, std::span<std::byte> out) 
         ReadResult result = cache_.read(part.layer->first_frame + number, begin, out.subspan(done, size));
         if (!result.ok()) {
             result.got_bytes = result.status == ReadStatus::short_read ? done : 0;
+            result.failed_at = at;
             return result;
         }
         done += size;
@@ -155,7 +168,7 @@ ReadResult LayeredSource::read(std::uint64_t offset, std::span<std::byte> out) n
     ReadResult result = check(offset, out.size());
     for (std::uint64_t done = 0; done < out.size() && result.ok();) {
         const Part part = part_at(offset + done, out.size() - done);
-        result = read_part(part, out.subspan(done, part.size));
+        result = located(read_part(part, out.subspan(done, part.size)), part, offset + done);
         if (result.status == ReadStatus::short_read) {
             result.got_bytes += done;
         }
@@ -210,7 +223,7 @@ ReadResult LayeredSource::prepare(std::uint64_t offset, std::uint64_t size) noex
     for (std::uint64_t done = 0; done < size && result.ok();) {
         const Part part = part_at(offset + done, size - done);
         if (part.layer != nullptr && part.layer->codec == FrameCodec::none) {
-            result = part.layer->source->prepare(part.storage, part.size);
+            result = located(part.layer->source->prepare(part.storage, part.size), part, offset + done);
         }
         done += part.size;
     }
@@ -223,6 +236,12 @@ ReadResult LayeredSource::still_whole() const noexcept {
         result = layers_[i]->source->still_whole();
     }
     return result;
+}
+
+ReadResult LayeredSource::whole_at(std::uint64_t offset) const noexcept {
+    const ReadResult result = check(offset, 1);
+    const Part part = result.ok() ? part_at(offset, 1) : Part{};
+    return part.layer == nullptr ? result : part.layer->source->whole_at(source_offset(*part.layer, part.storage));
 }
 
 ReadResult LayeredSource::whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept {
@@ -267,17 +286,26 @@ std::string LayeredSource::description_at(std::uint64_t offset) const {
         return description();
     }
     return description() + ", at " + hex(part.storage) + " of build " + part.layer->uuid.text() + " (" +
-           part.layer->source->description() + ")";
+           part.layer->source->description_at(source_offset(*part.layer, part.storage)) + ")";
 }
 
-// Of the first build that knows one: a file that was cut need not be the one that the page is from.
+// Of the build that failed, or else of the first that knows one: after still_whole() it may be any.
 std::string LayeredSource::remedy(const ReadResult& result) const {
     std::string text;
-    if (result.status == ReadStatus::io_error && result.errno_value == EBADMSG) {
-        text = "its frame there is damaged: take another copy of the build";
+    if (result.failed_at) {
+        const Part part = part_at(*result.failed_at, 1);
+        if (part.layer != nullptr) {
+            ReadResult of_build = result;
+            of_build.failed_at = source_offset(*part.layer, part.storage);
+            text = part.layer->source->remedy(of_build);
+        }
+    } else {
+        for (auto layer = layers_.begin(); layer != layers_.end() && text.empty(); ++layer) {
+            text = (*layer)->source->remedy(result);
+        }
     }
-    for (auto layer = layers_.begin(); layer != layers_.end() && text.empty(); ++layer) {
-        text = (*layer)->source->remedy(result);
+    if (text.empty() && result.status == ReadStatus::io_error && result.errno_value == EBADMSG) {
+        text = "its frame there is damaged: take another copy of the build";
     }
     return text;
 }

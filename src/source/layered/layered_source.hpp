@@ -41,6 +41,7 @@ public:
     [[nodiscard]] bool read_now(std::uint64_t offset, std::span<std::byte> out) noexcept override;
     [[nodiscard]] ReadResult prepare(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override;
+    [[nodiscard]] ReadResult whole_at(std::uint64_t offset) const noexcept override;
     [[nodiscard]] ReadResult whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept override;
     [[nodiscard]] bool is_closed() const noexcept override;
     [[nodiscard]] std::vector<Extent> extents() const override;
@@ -77,6 +78,10 @@ private:
     [[nodiscard]] std::vector<std::uint32_t> open_layers(const LayeredHeader& header, const Builds& builds);
     [[nodiscard]] ReadResult check(std::uint64_t offset, std::uint64_t size) const noexcept;
     [[nodiscard]] Part part_at(std::uint64_t offset, std::uint64_t limit) const noexcept;
+    // `result` of a part that begins at `offset`, with failed_at as an offset of the memory.
+    [[nodiscard]] static ReadResult located(ReadResult result, const Part& part, std::uint64_t offset) noexcept;
+    // Where the bytes at an offset of the build's memory are read from its source.
+    [[nodiscard]] static std::uint64_t source_offset(const Layer& layer, std::uint64_t storage) noexcept;
     [[nodiscard]] static std::size_t frame_at(const Layer& layer, std::uint64_t storage) noexcept;
     [[nodiscard]] std::uint64_t count_frames() const noexcept;
     [[nodiscard]] std::uint64_t largest_frame() const noexcept;
