@@ -9,7 +9,10 @@
 
 #include "allocation_counter.hpp"
 #include "base/error.hpp"
+#include "compressed_support.hpp"
 #include "pager_support.hpp"
+#include "source/cached/cached_source.hpp"
+#include "source/compressed/compressed_source.hpp"
 #include "source/file/file_source.hpp"
 #include "source/file/sparse_diff_source.hpp"
 #include "source/layered/layered_source.hpp"
@@ -186,6 +189,59 @@ TEST_F(NamedFile, OfDiffsThatWereCutTheOneThatHasThePageIsNamedAndSoIsWhatLiesBe
     const std::uint64_t before = allocations_of_this_thread();
     EXPECT_FALSE(source.whole_at(5 * kPage).ok());
     EXPECT_EQ(allocations_of_this_thread() - before, 0U) << "asked on the fault path";
+}
+
+TEST_F(NamedFile, ACacheNamesItsChunkAndTheLayerInItThatFailed) {
+    TemporaryFile diff;
+    diff.resize(8 * kPage);
+    diff.fill(3 * kPage, kPage);
+    const auto below = std::make_shared<SparseDiffSource>(layers(), std::vector<SparseDiff>{{diff.path(), {}}});
+    CachedSource source(below, {.chunk_bytes = 4 * kPage, .memory_bytes = 8 * kPage, .disk = {}});
+    diff.resize(5 * kPage);
+    // Page 1 is not the diff's, but comes with page 3.
+    expect_says(text_of_read(source, kPage, kPage),
+                {"4096 bytes at offset 0x1000 (failed at 0x3000) of cache over file:" + diff.path(),
+                 "in its chunk from 0x0 to 0x4000", diff.path() + " was cut: it has 20480 of the 32768"},
+                {first_.path(), second_.path() + " was"});
+    std::vector<std::byte> out(kPage);
+    EXPECT_TRUE(source.read(5 * kPage, out).ok()) << "nothing of its chunk was cut";
+    second_.resize(7);
+    EXPECT_TRUE(source.read(5 * kPage, out).ok()) << "its chunk is held";
+    EXPECT_EQ(source.whole_at(5 * kPage).got_bytes, 7U);
+    EXPECT_EQ(source.whole_at(3 * kPage).got_bytes, 5 * kPage);
+}
+
+TEST(NamedFileAlone, ACacheOverOneFileNamesTheFileAndTheChunk) {
+    TemporaryFile file;
+    file.fill(0, 6 * kPage);
+    CachedSource source(std::make_shared<FileSource>(file.path(), 16 * kPage),
+                        {.chunk_bytes = 4 * kPage, .memory_bytes = 8 * kPage, .disk = {}});
+    std::vector<std::byte> out(kPage);
+    ASSERT_TRUE(source.read(16 * kPage, out).ok());
+    file.resize(5 * kPage);
+    expect_says(text_of_read(source, 18 * kPage, 4 * kPage),
+                {"got 8192 of 16384 bytes at offset 0x12000 (failed at 0x14000)", "cache over file:" + file.path(),
+                 "in its chunk from 0x14000 to 0x16000", file.path() + " was cut: it has 20480 of the 24576"},
+                {});
+}
+
+TEST(NamedFileAlone, ACompressedFileThatWasCutSaysSoAndWhichChunkWasAskedFor) {
+    for (const ChunkCodec codec : {ChunkCodec::zstd, ChunkCodec::lz4}) {
+        const PackedMemory memory({.codec = codec, .chunk_bytes = 4 * kPage, .level = {}, .threads = 1}, 16 * kPage);
+        CompressedSource source(memory.path());
+        std::vector<std::byte> out(4 * kPage);
+        ASSERT_TRUE(source.read(0, out).ok());
+        const Chunk chunk = source.index()[1];
+        const UniqueFd fd = memory.open();
+        check_errno(::ftruncate(fd.get(), static_cast<off_t>(chunk.position + 1)), "ftruncate");
+        const std::string text = text_of_read(source, 2 * kPage, 8 * kPage);
+        expect_says(text,
+                    {"at offset 0x2000 (failed at 0x4000) of compressed:" + memory.path() + ", chunk 1",
+                     "at " + hex(chunk.position) + " of the file",
+                     memory.path() + " was cut: it has " + std::to_string(chunk.position + 1) + " of the"},
+                    {"chunk 0", "chunk 2"});
+        EXPECT_EQ(source.prepare(3 * kPage, 8 * kPage).failed_at, 4 * kPage);
+    }
 }
 
 }  // namespace

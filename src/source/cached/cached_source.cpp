@@ -81,6 +81,7 @@ ReadResult CachedSource::read(std::uint64_t offset, std::span<std::byte> out) no
         ReadResult result = cache_.read(place.chunk, place.inside, part);
         if (!result.ok()) {
             result.got_bytes = done;
+            result.failed_at = result.failed_at.value_or(offset + done);
             return result;
         }
         done += part.size();
@@ -99,6 +100,16 @@ bool CachedSource::read_now(std::uint64_t offset, std::span<std::byte> out) noex
     }
     const Place place = place_of(offset);
     return out.size() <= place.room && cache_.read_now(place.chunk, place.inside, out);
+}
+
+std::string CachedSource::description_at(std::uint64_t offset) const {
+    std::string text = "cache over " + source_->description_at(offset);
+    if (holds_bytes_of(offset, 1)) {
+        const std::uint64_t begin = offset - place_of(offset).inside;
+        const std::uint64_t size = std::min(chunk_bytes_, source_->size() - (begin - source_->start()));
+        text += ", in its chunk from " + hex(begin) + " to " + hex(begin + size);
+    }
+    return text;
 }
 
 void CachedSource::close() noexcept {

@@ -41,15 +41,17 @@ public:
     [[nodiscard]] bool ready(std::uint64_t offset, std::uint64_t size) noexcept override;
     [[nodiscard]] bool read_now(std::uint64_t offset, std::span<std::byte> out) noexcept override;
     [[nodiscard]] ReadResult still_whole() const noexcept override { return source_->still_whole(); }
+    [[nodiscard]] ReadResult whole_at(std::uint64_t offset) const noexcept override {
+        return source_->whole_at(offset);
+    }
     [[nodiscard]] ReadResult whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept override {
         return source_->whole_lately(offset, now_ns);
     }
     [[nodiscard]] std::vector<Extent> extents() const override { return source_->extents(); }
     [[nodiscard]] SourceTier tier(std::uint64_t offset) const noexcept override { return source_->tier(offset); }
     [[nodiscard]] std::string description() const override { return "cache over " + source_->description(); }
-    [[nodiscard]] std::string description_at(std::uint64_t offset) const override {
-        return "cache over " + source_->description_at(offset);
-    }
+    // With the chunk: what was read at once need not have failed at `offset`.
+    [[nodiscard]] std::string description_at(std::uint64_t offset) const override;
     [[nodiscard]] std::string remedy(const ReadResult& result) const override { return source_->remedy(result); }
     void close() noexcept override;
 

@@ -63,6 +63,7 @@ ReadResult ChunkedSource::read(std::uint64_t offset, std::span<std::byte> out) n
             ReadResult result = cache_.read(index_.held_as(number), inside, part);
             if (!result.ok()) {
                 result.got_bytes = done;
+                result.failed_at = offset + done;
                 return result;
             }
         }
@@ -105,6 +106,9 @@ ReadResult ChunkedSource::prepare(std::uint64_t offset, std::uint64_t size) noex
         const std::size_t number = index_.find(offset);
         if (!index_[number].zero) {
             result = cache_.read(index_.held_as(number), 0, {});
+        }
+        if (!result.ok()) {
+            result.failed_at = offset;
         }
         offset = index_[number].start + index_[number].bytes;
     }

@@ -17,6 +17,11 @@ ReadResult CompressedSource::fetch(std::size_t chunk, std::vector<std::byte>& pa
     return whole.ok() ? result : whole;
 }
 
+std::string CompressedSource::remedy(const ReadResult& result) const {
+    const std::string of_file = file_.remedy(result);
+    return of_file.empty() ? ChunkedSource::remedy(result) : of_file;
+}
+
 std::string CompressedSource::place_of(std::size_t chunk) const {
     return std::to_string(index()[chunk].packed_bytes) + " bytes at " + hex(index()[chunk].position) + " of the file";
 }

@@ -19,6 +19,7 @@ public:
         : CompressedSource(BackingFile(path), cache_bytes) {}
 
     [[nodiscard]] std::string description() const override { return "compressed:" + file_.path(); }
+    [[nodiscard]] std::string remedy(const ReadResult& result) const override;
     [[nodiscard]] const std::string& path() const noexcept { return file_.path(); }
 
 protected:

@@ -100,6 +100,19 @@ ReadResult BackingFile::still_whole() const noexcept {
     return {};
 }
 
+std::string BackingFile::remedy(const ReadResult& result) const {
+    const ReadResult now = still_whole();
+    if (now.status == ReadStatus::short_read) {
+        return path_ + " was cut: it has " + std::to_string(now.got_bytes) + " of the " + std::to_string(size_) +
+               " bytes that it had when it was opened; put the whole file in its place and open it again";
+    }
+    // EFAULT: the kernel could not read a mapping of the file, which has its size.
+    if (result.status == ReadStatus::io_error && (result.errno_value == EIO || result.errno_value == EFAULT)) {
+        return "its disk or file system failed: see the kernel's log, and take another copy of the file";
+    }
+    return {};
+}
+
 ReadResult BackingFile::read_at(std::uint64_t position, std::span<std::byte> out) const noexcept {
     return read_whole(fd_.get(), position, out);
 }

@@ -27,6 +27,9 @@ public:
 
     // ok, short_read (got_bytes: the size now) when the file is smaller than at open, or io_error.
     [[nodiscard]] ReadResult still_whole() const noexcept;
+    // What is wrong with the file now and how to mend it, as the end of a message about a read; "" when nothing is
+    // known.
+    [[nodiscard]] std::string remedy(const ReadResult& result) const;
     // pread(2) until `out` is full. short_read carries the bytes that came.
     [[nodiscard]] ReadResult read_at(std::uint64_t position, std::span<std::byte> out) const noexcept;
     // Starts reading the range into the page cache and returns (POSIX_FADV_WILLNEED).

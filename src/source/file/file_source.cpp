@@ -1,7 +1,6 @@
 #include "source/file/file_source.hpp"
 
 #include <algorithm>
-#include <cerrno>
 
 #include "base/error.hpp"
 #include "base/page.hpp"
@@ -164,20 +163,6 @@ ReadResult FileSource::prepare(std::uint64_t offset, std::uint64_t size) noexcep
 
 ReadResult FileSource::still_whole() const noexcept {
     return is_open() ? file_.still_whole() : ReadResult{.status = ReadStatus::closed};
-}
-
-std::string FileSource::remedy(const ReadResult& result) const {
-    const ReadResult now = file_.still_whole();
-    if (now.status == ReadStatus::short_read) {
-        return file_.path() + " was cut: it has " + std::to_string(now.got_bytes) + " of the " +
-               std::to_string(file_.size()) +
-               " bytes that it had when it was opened; put the whole file in its place " + "and open it again";
-    }
-    // EFAULT: the kernel could not read the mapping, and the file has its size.
-    if (result.status == ReadStatus::io_error && (result.errno_value == EIO || result.errno_value == EFAULT)) {
-        return "its disk or file system failed: see the kernel's log, and take another copy of the file";
-    }
-    return {};
 }
 
 std::vector<Extent> FileSource::extents() const {

@@ -48,7 +48,7 @@ public:
     [[nodiscard]] bool is_closed() const noexcept override { return !is_open(); }
     [[nodiscard]] std::vector<Extent> extents() const override;
     [[nodiscard]] std::string description() const override { return "file:" + file_.path(); }
-    [[nodiscard]] std::string remedy(const ReadResult& result) const override;
+    [[nodiscard]] std::string remedy(const ReadResult& result) const override { return file_.remedy(result); }
     void close() noexcept override { closed_.store(true, std::memory_order_relaxed); }
 
     [[nodiscard]] const std::string& path() const noexcept { return file_.path(); }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faulty_files import MountedFaults
-from tests.support.faulty_restore import PAGES, FaultyRestore, assert_says
+from tests.support.faulty_restore import PAGE, PAGES, FaultyRestore, assert_says
 from tests.support.file_kinds import CONTENT, KINDS, Place, opened
 from vmthaw import FailurePolicy, FileSource
 from vmthaw.errors import SourceOpenError
@@ -73,6 +73,22 @@ def test_a_file_that_is_cut_gives_no_wrong_byte(
         restore.read([1])
         assert_says(said, built.said[0], built.said[1])
         assert any(word in said.lower() for word in ("short", "cut", "ended early", "cannot read the page")), said
+
+
+@pytest.mark.parametrize("name", ["base_of_diffs", "diff", "layered"])
+def test_of_two_files_that_were_cut_the_one_that_has_the_page_is_named(
+    name: str, on_disk: Place, good: FileSource, tmp_path: Path, tmp_socket: Path
+) -> None:
+    with (
+        opened[name](on_disk) as built,
+        FaultyRestore(built.source, good, CONTENT, tmp_socket) as restore,
+    ):
+        files = [tmp_path / file for file in ("base", "diff", "first", "second") if (tmp_path / file).exists()]
+        for file in files:
+            os.truncate(file, built.at + 1000)
+        said = restore.fail(built.page + 1)  # wholly behind the cut: the kernel may find out before we look
+        assert [file.name for file in files if f"{file} was cut" in said] == [built.victim], said
+        assert f"offset {(built.page + 1) * PAGE:#x}" in said
 
 
 @pytest.mark.parametrize("name", ["mapped", "diff", "zstd"])
