@@ -55,7 +55,7 @@ def _layer(path: Path, chance: random.Random, size: int, share: float) -> Path:
 
 
 def _used_bytes(folder: Path) -> int:
-    os.sync()
+    subprocess.run(["sync", "--file-system", folder], check=True, timeout=60)
     state = os.statvfs(folder)
     return (state.f_blocks - state.f_bfree) * state.f_frsize
 
