@@ -13,6 +13,7 @@ from uuid import UUID
 import numpy as np
 
 from tests.support.layer_writer import LayerWriter
+from tests.support.many_runs import WIDE, spread
 from vmthaw import (
     CachedSource,
     CompressedSource,
@@ -27,10 +28,11 @@ from vmthaw import (
 )
 from vmthaw._snapshot_merge import merge
 from vmthaw._snapshot_pack import pack, unpack
-from vmthaw.source import PackedSource
+from vmthaw.source import LayeredHeader, PackedSource
 
 PAGE = 4096
 TIMEOUT_S = 60.0
+SPREAD_SHARE = 0.05  # of the steps: one takes as long as many others
 
 
 def random_bytes(chance: random.Random, size: int) -> bytes:
@@ -68,7 +70,8 @@ class MemoryStack(contextlib.ExitStack):
             self.file, self.cached, self.socket, self.python, self.diffs, self.merged, self.compressed, self.packed,
             self.unpacked, self.layered, self.layered,
         ]  # fmt: skip
-        self.chance.choice(steps)()
+        step = self.spread if self.chance.random() < SPREAD_SHARE else self.chance.choice(steps)
+        step()
 
     def become(self, memory: bytearray) -> None:
         """What a guest left behind is the memory from now on: a diff over what it was restored from."""
@@ -176,16 +179,27 @@ class MemoryStack(contextlib.ExitStack):
 
     def layered(self) -> None:
         """Generations of builds over what there is, plain and compressed."""
-        block = self.chance.choice([512, PAGE, PAGE, 2 * PAGE, 16 * PAGE])
+        header, builds = self._generations([512, PAGE, PAGE, 2 * PAGE, 16 * PAGE])
+        source = LayeredSource(header, builds, cache_bytes=self.chance.choice([0, 64 << 20]))
+        self._put(source, f"layered (block {header.block_size}, {len(builds)} builds, version {header.version})")
+
+    def spread(self) -> None:
+        """The same, spread over a memory of so many runs that its source looks places up in a table."""
+        header, builds = self._generations([PAGE, PAGE, 2 * PAGE])
+        wide, narrow = spread(self.chance, header, self.size)
+        below = LayeredSource(wide, {**builds, header.base_build: self.source})
+        source = LayeredSource(narrow, {WIDE: self.enter_context(below)})
+        self._put(source, f"spread (block {header.block_size}, {len(wide.mappings)} mappings)")
+
+    def _generations(self, blocks: list[int]) -> tuple[LayeredHeader, dict[UUID, Path | PageSource]]:
+        """The model changed a few times, by blocks of a size that is one of `blocks`, or pages."""
+        block = self.chance.choice(blocks)
         if self.size % block:
             block = PAGE
         writer = LayerWriter(self.chance, self.folder, block, self.model, prefix=f"{len(self.story)}-")
         for _ in range(self.chance.randrange(1, 6)):
             writer.write(self._change(block))
-        header, builds = writer.finish(self.source)
-        given: dict[UUID, Path | PageSource] = {**builds}
-        source = LayeredSource(header, given, cache_bytes=self.chance.choice([0, 64 << 20]))
-        self._put(source, f"layered (block {block}, {len(builds)} builds, version {header.version})")
+        return writer.finish(self.source)
 
     def _put(self, source: PageSource, what: str) -> None:
         self.source = self.enter_context(source)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import memory_stack
 from tests.support.known_guest import KnownGuest
 from tests.support.layer_writer import LayerWriter
 from tests.support.memory_stack import MemoryStack
@@ -128,6 +129,13 @@ def play_on(page_size: int, seconds: float, seed: int | None = None) -> None:
 
 def test_a_guest_reads_what_the_model_says() -> None:
     play_on(4096, SECONDS)
+
+
+def test_a_guest_reads_what_the_model_says_of_so_many_runs_that_a_table_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_stack, "SPREAD_SHARE", 0.9)
+    play_on(4096, SECONDS / 3)
 
 
 def test_a_guest_with_huge_pages_reads_what_the_model_says(hugetlb_pages: Callable[[int], int]) -> None:
