@@ -14,7 +14,7 @@ from vmthaw import FailurePolicy, FillMode, PagerConfig, PageServer, PageSource
 
 PAGE = 4096
 PAGES = 64
-HANG_S = 0.4
+BRIEF_S = 0.05
 
 
 def page_of(content: bytes, page: int) -> bytes:
@@ -50,12 +50,11 @@ class FaultyRestore(contextlib.ExitStack):
 
     def read(self, pages: Iterable[int]) -> None:
         """Pages of `vm` that can be had."""
-        for page in pages:
-            assert self.vm.read(page, 10 * PATIENCE) == page_of(self.content, page), f"page {page}"
+        assert self._read(self.vm, pages) == set()
 
     def failing(self, pages: Iterable[int] = range(PAGES)) -> set[int]:
         """Those of `pages` that cannot be had, by poison; the others are right. Only with the policy `poison`."""
-        return {page for page in pages if self._is_poisoned(page)}
+        return self._read(self.vm, pages)
 
     def fail(self, page: int) -> str:
         """`page` cannot be had and ends as the policy says, while `other` goes on. What the server says of it."""
@@ -67,21 +66,22 @@ class FaultyRestore(contextlib.ExitStack):
             else:
                 raise AssertionError(f"page {page} was read: {found[:8].hex()}")
         elif self.policy is FailurePolicy.hang:
+            self.vm.start_read(page)
+            self.said()
             try:
-                found = self.vm.read(page, HANG_S)
+                found = self.vm.finish_read(BRIEF_S)
             except TimeoutError:
                 pass
             else:
                 raise AssertionError(f"page {page} was read: {found[:8].hex()}")
         else:
-            assert self._is_poisoned(page), f"page {page} was read"
+            assert self.failing([page]) == {page}, f"page {page} was read"
         self.others_go_on()
         return self.said()
 
     def others_go_on(self) -> None:
         """Every page of `other` is right, and its session goes on."""
-        for page in range(PAGES):
-            assert self.other.read(page, 10 * PATIENCE) == page_of(self.content, page), f"page {page} of the other VM"
+        assert self._read(self.other, range(PAGES)) == set()
         assert self.other.process is not None
         assert self.other.process.poll() is None
 
@@ -89,14 +89,15 @@ class FaultyRestore(contextlib.ExitStack):
         """The first failure's text."""
         return str(eventually(lambda: self.server.failures)[0].text)
 
-    def _is_poisoned(self, page: int) -> bool:
-        try:
-            self.read([page])
-        except OSError as error:
-            if error.errno != errno.EFAULT:  # as the kernel says when it reads poison for the VM
-                raise
-            return True
-        return False
+    def _read(self, vm: RawVmm, pages: Iterable[int]) -> set[int]:
+        """Those of `pages` that cannot be had; the others are right."""
+        asked, failed = list(pages), set()
+        for page, found in zip(asked, vm.read_each(asked, 10 * PATIENCE), strict=True):
+            if found == errno.EFAULT:  # as the kernel says when it reads poison for the VM
+                failed.add(page)
+            else:
+                assert found == page_of(self.content, page), f"page {page}"
+        return failed
 
 
 def assert_says(text: str, *parts: str) -> None:

@@ -52,6 +52,13 @@ class Built:
     said: tuple[str, ...] = ()
     """What a message about it must name."""
 
+    @property
+    def others(self) -> list[int]:
+        """Pages that do not fail with `page`. A page of the file may hold the ends of two chunks."""
+        first = self.page // self.chunk * self.chunk
+        around = range(first - self.chunk, first + 2 * self.chunk) if self.chunk > 1 else [self.page]
+        return [page for page in range(PAGES) if page not in around]
+
 
 Kind = Callable[[Place], "Iterator[Built]"]
 

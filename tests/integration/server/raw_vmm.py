@@ -57,6 +57,16 @@ def read(page):
     return data.hex()
 
 
+def read_each(pages):
+    def outcome(page):
+        try:
+            return read(page)
+        except OSError as error:
+            return error.errno
+
+    return [outcome(page) for page in pages]
+
+
 def load(page):
     # a load in user space: poison is SIGBUS here
     libc.memcpy(ctypes.create_string_buffer(8), base + page * 4096, 8)
@@ -189,7 +199,7 @@ class RawVmm:
         with theirs, child_side:
             self._child_fd = child_side.fileno()
             self.process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, str(pages), str(bits), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", CHILD, str(pages), str(bits), str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), child_side.fileno()],
             )
         self.calls = _Calls(ours)
@@ -222,6 +232,11 @@ class RawVmm:
     def read(self, page: int, timeout: float = 10.0) -> bytes:
         """The page's bytes; touched by the kernel on the VM's behalf. Raises OSError (EFAULT) when it is poisoned."""
         return bytes.fromhex(self.calls.result(self.calls.submit("read", page), timeout))
+
+    def read_each(self, pages: list[int], timeout: float = 10.0) -> list[bytes | int]:
+        """The same of page after page, in much less time; an errno for those that cannot be had."""
+        found = self.calls.result(self.calls.submit("read_each", pages), timeout)
+        return [one if isinstance(one, int) else bytes.fromhex(one) for one in found]
 
     def remove(self, page: int, count: int) -> float:
         """Gives back pages and says how many seconds that took."""

@@ -68,14 +68,16 @@ def test_damage_costs_its_own_pages_alone(
 
 
 @pytest.mark.parametrize("policy", [FailurePolicy.kill, FailurePolicy.hang])
-def test_damage_ends_by_the_policy(
-    policy: FailurePolicy, on_disk: Place, good: FileSource, tmp_path: Path, tmp_socket: Path
+@pytest.mark.parametrize("name", ["layered_frames", "zstd", "lz4", "packed"])
+def test_damage_ends_by_the_policy_and_other_faults_go_on(
+    name: str, policy: FailurePolicy, on_disk: Place, good: FileSource, tmp_path: Path, tmp_socket: Path
 ) -> None:
-    with opened["packed"](on_disk) as built, FaultyRestore(built.source, good, CONTENT, tmp_socket, policy) as restore:
+    with opened[name](on_disk) as built, FaultyRestore(built.source, good, CONTENT, tmp_socket, policy) as restore:
         flip(tmp_path / built.victim, built.at)
+        restore.read(built.others[::7])
         assert_says(restore.fail(built.page), *built.said)
-        if policy is FailurePolicy.hang:
-            restore.read([built.page - 4, built.page + 4])
+        if policy is not FailurePolicy.kill:
+            restore.read(built.others)
 
 
 def test_damage_that_is_mended_while_it_is_tried_again_costs_nothing(

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.faulty_restore import FaultyRestore, assert_says
+from tests.support.file_kinds import CONTENT, SIZE
 from tests.support.range_server import Answer, RangeServer, serving
-from vmthaw import EndReason, FailurePolicy, FillMode, ObjectStoreSource, PagerConfig, PageServer
+from vmthaw import FailurePolicy, FileSource, FillMode, ObjectStoreSource, PagerConfig, PageServer
 from vmthaw.errors import SourceIoError
 from vmthaw.testing import FakeVmm, FakeVmmDiedError
 
@@ -115,12 +117,20 @@ def store(full_memory_file: Path) -> Iterator[RangeServer]:
     _never.clear()
 
 
-def faulty(server: RangeServer, change: Callable[[Answer], None], times: int = 1000) -> None:
+@pytest.fixture
+def small_store() -> Iterator[RangeServer]:
+    with serving(CONTENT) as server:
+        yield server
+        _never.set()
+    _never.clear()
+
+
+def faulty(server: RangeServer, change: Callable[[Answer], None], times: int = 1000, at: int = 5 * CHUNK) -> None:
     """From now on the answers for the failing chunk are changed, `times` of them."""
     left = [times]
 
     def apply(offset: int, _number: int, answer: Answer) -> None:
-        if offset == 5 * CHUNK and left[0] > 0:
+        if offset == at and left[0] > 0:
             left[0] -= 1
             change(answer)
 
@@ -212,23 +222,24 @@ def test_a_late_answer_holds_up_its_own_page_alone(
 
 
 @pytest.mark.usefixtures("userfaultfd_available")
-@pytest.mark.parametrize("policy", [FailurePolicy.poison, FailurePolicy.hang])
-def test_the_failing_page_follows_the_policy(
-    policy: FailurePolicy, store: RangeServer, full_memory_file: Path, tmp_socket: Path
+@pytest.mark.parametrize(
+    ("fault", "policy"),
+    [
+        *[(fault, FailurePolicy.poison) for fault in FAULTS],
+        *[(fault, FailurePolicy.hang) for fault in FAULTS if fault.name in ("403", "503", "closes in the middle")],
+    ],
+    ids=lambda value: value.name,
+)
+def test_the_failing_page_follows_the_policy_and_other_faults_go_on(
+    fault: Fault, policy: FailurePolicy, small_store: RangeServer, good: FileSource, tmp_socket: Path
 ) -> None:
+    options = {"timeout": 1.0, "attempts": 5} if fault.name == "stuck" else {}
     with (
-        source_of(store) as source,
-        PageServer(tmp_socket, source, config=config_of(policy)) as server,
-        FakeVmm(full_memory_file) as vmm,
+        source_of(small_store, **options) as source,
+        FaultyRestore(source, good, CONTENT, tmp_socket, policy) as restore,
     ):
-        vmm.handover(tmp_socket)
-        faulty(store, _status(503))
-        vmm.touch(OTHERS).check()
-        if policy is FailurePolicy.poison:
-            with pytest.raises(FakeVmmDiedError):  # the toucher is the VM's one thread
-                vmm.touch([FAILING])
-        else:
-            report = vmm.touch([FAILING], timeout=0.7)
-            assert report.stuck_pages == [FAILING]
-            assert server.sessions[0].end_reason is EndReason.none
-        assert server.stats.failed == 1
+        faulty(small_store, fault.change, at=CHUNK)
+        restore.read([3])
+        assert_says(restore.fail(CHUNK // PAGE + 3), f"offset {CHUNK + 3 * PAGE:#x} of ", small_store.url)
+        restore.read([page for page in range(SIZE // PAGE) if page * PAGE // CHUNK != 1])
+        assert restore.server.stats.failed == 1

@@ -146,14 +146,8 @@ def test_a_page_that_never_comes_holds_up_no_other(kind: Kind, tmp_socket: Path,
         assert restore.vm.finish_read() == page_of(CONTENT, BAD)
 
 
-@pytest.mark.parametrize(
-    ("kind", "policy"),
-    [
-        (function, FailurePolicy.kill),
-        (function, FailurePolicy.hang),
-        *[(kind, FailurePolicy.poison) for kind in (function, coroutine, layered, over_a_socket)],
-    ],
-)
+@pytest.mark.parametrize("policy", [FailurePolicy.kill, FailurePolicy.poison, FailurePolicy.hang])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_page_that_never_comes_ends_by_the_policy(
     kind: Kind, policy: FailurePolicy, tmp_socket: Path, good: FileSource
 ) -> None:
