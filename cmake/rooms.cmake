@@ -8,7 +8,7 @@ function(vmthaw_room name)
     add_library(vmthaw_${name} STATIC ${sources})
     target_include_directories(vmthaw_${name} PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/src)
     # Half of a file's compile time is the headers that its neighbours read too: several at once.
-    set_target_properties(vmthaw_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 12)
+    set_target_properties(vmthaw_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 24)
     target_link_libraries(vmthaw_${name} PUBLIC ${ARGN} PRIVATE $<BUILD_INTERFACE:vmthaw_warnings>)
   else()
     add_library(vmthaw_${name} INTERFACE)

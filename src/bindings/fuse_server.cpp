@@ -59,7 +59,7 @@ std::shared_ptr<FuseServer> make_fuse_server(std::shared_ptr<FileSystem> file_sy
     return std::make_shared<FuseServer>(std::move(dispatcher), mount_point.string(), options, splice);
 }
 
-py::dict stats_of(const FuseServer& server) {
+py::dict server_stats(const FuseServer& server) {
     FuseServerStats stats;
     {
         const py::gil_scoped_release release;
@@ -107,7 +107,7 @@ void register_fuse_server(py::module_& module) {
         .def_property_readonly(
             "by_fusermount", [](FuseServer& server) { return server.mount().by_fusermount(); },
             "Whether fusermount3 has mounted it.")
-        .def("stats", &stats_of, "Counters, by name.");
+        .def("stats", &server_stats, "Counters, by name.");
 }
 
 }  // namespace vmthaw::bindings

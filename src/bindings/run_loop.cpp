@@ -156,7 +156,7 @@ std::optional<EndObject> end_of(const Loop& self) {
     return EndObject{std::move(*end), std::move(exit)};
 }
 
-py::dict stats_of(const Loop& self, std::size_t index) {
+py::dict loop_stats(const Loop& self, std::size_t index) {
     const VcpuCounters& counters = self.core->counters(index);
     py::dict exits;
     for (std::size_t reason = 0; reason < VcpuCounters::kReasons; ++reason) {
@@ -259,7 +259,7 @@ void register_run_loop(py::module_& module) {
         .def_property_readonly("frozen", [](const Loop& self) { return self.core->freezer().is_frozen(); })
         .def_property_readonly("end", &end_of)
         .def_property_readonly("error", [](const Loop& self) { return self.handler->error(); })
-        .def("stats", &stats_of, py::arg("index"))
+        .def("stats", &loop_stats, py::arg("index"))
         .def("take_records", &take_records, py::arg("limit"))
         .def("dropped_records", [](const Loop& self) {
             const Ring<ExitRecord>* const ring = self.core->records();

@@ -36,7 +36,7 @@ ChunkCodec parse_codec(const std::string& text) {
     throw ArgumentError("codec must be \"zstd\" or \"lz4\", not \"" + text + "\"");
 }
 
-py::dict stats_of(const ChunkedSource& source) {
+py::dict chunk_stats(const ChunkedSource& source) {
     ChunkCacheStats stats;
     {
         const py::gil_scoped_release release;
@@ -175,7 +175,7 @@ void register_compressed_source(py::module_& module) {
         .def_property_readonly(
             "largest_chunk", [](const ChunkedSource& source) { return source.index().largest(); },
             "Bytes of memory in the largest chunk.")
-        .def("cache_stats", &stats_of,
+        .def("cache_stats", &chunk_stats,
              "Counters since open, as a dict: `loads` (chunks decompressed), `failures`, `hits`, `joins` (reads that "
              "waited for a load of somebody else's) and `evictions`. The GIL is released.");
     py::classh<CompressedSource, ChunkedSource>(
