@@ -11,7 +11,8 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup extension build test test-vm test-aarch64 demo bench wheel lint fuzz sanitize clean
+.PHONY: help setup extension build test test-vm test-aarch64 demo bench wheel lint fuzz sanitize clean \
+        compiled-extension python-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -19,9 +20,17 @@ help: ## list the targets
 setup: ## system packages (by apt when root or sudo), .venv and its tools
 	@scripts/setup
 
+# Half of a newcomer's wait would be pip beside an idle processor. Without the flags of the make around it, which would
+# warn of another number of jobs.
 extension: ## the extension module alone (python/vmthaw/_core*.so), and what running it takes
-	@scripts/setup build
+	@scripts/setup compile
+	@MAKEFLAGS= $(MAKE) --no-print-directory --jobs=2 compiled-extension python-packages
+
+compiled-extension:
 	@scripts/build release _core
+
+python-packages:
+	@scripts/setup run
 
 build: setup ## the extension module (python/vmthaw/_core*.so) and the core tests, build/release
 	@scripts/build release
