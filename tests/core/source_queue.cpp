@@ -268,6 +268,30 @@ TEST(SourcePython, AsksForDataOnlyAndJoinsItWithZeros) {
     EXPECT_EQ(source.read(0, out).status, ReadStatus::closed);
 }
 
+TEST(SourcePython, HasZerosBehindItsEndToTheEndOfTheLastPage) {
+    constexpr std::uint64_t kSize = 2 * kPage + 100;
+    PythonSource source(kSize, {}, "test", milliseconds(10000), 8);
+    std::vector<std::uint64_t> asked;
+    std::thread server([&] {
+        while (const auto request = source.requests()->next(milliseconds(60000))) {
+            asked.push_back(request->size);
+            source.requests()->complete(request->id, bytes_at(request->offset, request->size));
+        }
+    });
+    std::vector<std::byte> out(kPage, std::byte{0xee});
+    ASSERT_TRUE(source.read(2 * kPage, out).ok());
+    EXPECT_TRUE(std::ranges::equal(std::span(out).first(100), bytes_at(2 * kPage, 100)));
+    EXPECT_TRUE(all_zero(std::span(out).subspan(100)));
+    EXPECT_TRUE(source.covers(0, 3 * kPage));
+    EXPECT_FALSE(source.covers(0, 3 * kPage + 1));
+    EXPECT_FALSE(source.covers(kSize + 1, 1));
+    EXPECT_EQ(source.read(kSize, out).status, ReadStatus::out_of_range);
+    EXPECT_EQ(source.read(3 * kPage, out).status, ReadStatus::out_of_range);
+    source.close();
+    server.join();
+    EXPECT_EQ(asked, (std::vector<std::uint64_t>{100}));
+}
+
 TEST(SourcePython, RefusesExtentsThatLeaveDoubt) {
     const auto refused = [](std::vector<Extent> extents) {
         try {

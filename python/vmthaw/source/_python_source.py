@@ -46,7 +46,8 @@ class PythonSource(_core.PythonSource):
     `extents` (rows of offset, size and kind, for instance what `extents()` of another source gives) tell data from
     zeros. They cover the memory, in order; their bounds may lie at any byte. Pages of zeros are never asked for; one
     that is data in part counts as data: the callable is asked for all of it, its zeros included. Without `extents`
-    everything is data. `name` is for messages.
+    everything is data. Behind the last of the `size` bytes are zeros to the end of its page, which are not asked for
+    either. `name` is for messages.
 
     Raises VmthawValueError for arguments that cannot be right. In a forked child the source is inert.
     """

@@ -35,7 +35,6 @@ CachedSource::CachedSource(std::shared_ptr<PageSource> source, CachedSourceConfi
       disk_(config.disk ? std::make_unique<DiskChunks>(*std::move(config.disk)) : nullptr),
       cache_(*this, (source_->size() + chunk_bytes_ - 1) / chunk_bytes_, chunk_bytes_, config.memory_bytes) {}
 
-// What lies behind the end (as zeros, by the source's policy) is the source's to answer.
 bool CachedSource::holds_bytes_of(std::uint64_t offset, std::uint64_t size) const noexcept {
     const std::uint64_t begin = source_->start();
     return offset >= begin && offset - begin <= source_->size() && size <= source_->size() - (offset - begin);
@@ -65,7 +64,14 @@ ReadResult CachedSource::read(std::uint64_t offset, std::span<std::byte> out) no
         return {.status = ReadStatus::closed};
     }
     if (!holds_bytes_of(offset, out.size())) {
-        return source_->read(offset, out);
+        const std::uint64_t end = source_->start() + source_->size();
+        // What lies behind the end is the source's to say: what it covers of the last page is zeros.
+        if (offset >= end || !source_->covers(offset, out.size())) {
+            return source_->read(offset, out);
+        }
+        const auto behind_end = out.subspan(end - offset);
+        std::fill(behind_end.begin(), behind_end.end(), std::byte{0});
+        out = out.first(end - offset);
     }
     std::uint64_t done = 0;
     while (done < out.size()) {

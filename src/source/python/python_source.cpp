@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.hpp"
+#include "base/page.hpp"
 
 namespace vmthaw {
 namespace {
@@ -26,14 +27,19 @@ PythonSource::PythonSource(std::uint64_t size, const std::vector<Extent>& extent
       requests_(std::make_shared<RequestQueue>(max_queued, timeout)) {}
 
 bool PythonSource::covers(std::uint64_t offset, std::uint64_t size) const noexcept {
-    return offset <= size_ && size <= size_ - offset;
+    const std::uint64_t room = size_ - std::min(offset, size_);
+    const std::uint64_t behind_end = round_up(size_, kPageBytes) - size_;
+    return offset <= size_ && (size <= room || size - room <= behind_end);
 }
 
 ReadResult PythonSource::check(std::uint64_t offset, std::uint64_t size) const noexcept {
     if (closed_.load(std::memory_order_relaxed) || inherited()) {
         return {.status = ReadStatus::closed};
     }
-    return {.status = covers(offset, size) ? ReadStatus::ok : ReadStatus::out_of_range};
+    const std::uint64_t room = size_ - std::min(offset, size_);
+    // Zeros as long as the last page asked for starts before the end.
+    const bool is_served = size <= room || size - std::min(size, page_spoken_of(size)) < room;
+    return {.status = offset <= size_ && is_served ? ReadStatus::ok : ReadStatus::out_of_range};
 }
 
 ReadResult PythonSource::read(std::uint64_t offset, std::span<std::byte> out) noexcept {
@@ -41,6 +47,9 @@ ReadResult PythonSource::read(std::uint64_t offset, std::span<std::byte> out) no
     if (!result.ok()) {
         return result;
     }
+    const auto behind_end = out.subspan(std::min<std::uint64_t>(out.size(), size_ - offset));
+    std::fill(behind_end.begin(), behind_end.end(), std::byte{0});
+    out = out.first(out.size() - behind_end.size());
     std::uint64_t done = 0;
     while (done < out.size()) {
         const Extent extent = extent_at(offset + done, out.size() - done);

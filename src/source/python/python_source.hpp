@@ -17,7 +17,8 @@ namespace vmthaw {
 
 // A source whose bytes Python threads supply, through a queue of requests: this side never sees Python and never takes
 // the GIL. read() blocks until the answer, the time-out (io_error ETIMEDOUT) or close(), so it belongs on source
-// threads. Zero extents are never asked for. Thread-safe; the constructor throws ArgumentError.
+// threads. Neither zero extents nor what lies behind the end, zeros to the end of the last page, are asked for.
+// Thread-safe; the constructor throws ArgumentError.
 class PythonSource final : public PageSource {
 public:
     // `extents` (data and zero, in order, without gaps, with bounds at any byte) say what [0, size) is; empty means

@@ -35,7 +35,8 @@ class ObjectStoreSource(StoreSource):
     noticed by its ETag: reads fail with ESTALE then, so that no guest sees a mixture. A request that takes half of
     `timeout` seconds has failed, a read that is not answered within all of them is ETIMEDOUT.
 
-    `extents` (rows of offset, size, kind) tell data from zeros, which are never fetched; without it all is data.
+    `extents` (rows of offset, size, kind) tell data from zeros, which are never fetched; without it all is data. An
+    object whose size is no multiple of 4 KiB is followed by zeros to the end of its last page, as a `FileSource` is.
 
     Raises SourceOpenError when the object cannot be found or reached, MissingExtraError, VmthawValueError. Reads raise
     what `PageSource.read` does, with what the store said; ``vmthaw.source`` logs more of it. The GIL is taken on

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vmthaw import _core
@@ -34,7 +35,7 @@ class PackedStoreSource(StoreSource):
     wanted, once for however many faults wait for it, up to `concurrency` at once, and kept, decompressed, in `memory`
     bytes, and below `disk` as far as `disk_size` goes. Zeros are known from the manifest and never fetched. Credentials
     and `hedge`, `attempts`, `timeout` and `config` are as of `ObjectStoreSource`. A chunk that is damaged is tried
-    again, and then an EBADMSG of the reads that need it, which names the object.
+    again, and then an EBADMSG of the reads that need it, which names the object. The rest of the last page is zeros.
 
     Raises SourceOpenError, whose `field` names what is wrong with the manifest, MissingExtraError, VmthawValueError and
     OSError when the store cannot be asked. The GIL is taken on threads of the source's alone. In a forked child the
@@ -82,7 +83,8 @@ class PackedStoreSource(StoreSource):
 
 
 class _ChunkReader:
-    """A coroutine for `PythonSource`: gives the memory of one chunk. For one event loop."""
+    """A coroutine for `PythonSource`: gives the memory of a chunk, or of several for a page that is larger than they
+    are. For one event loop."""
 
     def __init__(self, store: ObjectStore, prefix: str, url: str, manifest: PackManifest, asker: Asker) -> None:
         import obstore
@@ -97,8 +99,10 @@ class _ChunkReader:
 
     async def __call__(self, offset: int, size: int) -> Buffer:
         """OSError with what is wrong, which object, and the remedy."""
-        number, inside = divmod(offset, self._manifest.chunk_bytes)
-        data = await self._asker.ask(lambda: self._once(number))
+        first, inside = divmod(offset, self._manifest.chunk_bytes)
+        numbers = range(first, (offset + size - 1) // self._manifest.chunk_bytes + 1)
+        chunks = [await self._asker.ask(partial(self._once, number)) for number in numbers]
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return data if inside == 0 and len(data) == size else memoryview(data)[inside : inside + size]
 
     async def _once(self, number: int) -> bytes:
