@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -106,6 +107,28 @@ def test_ctrl_c_waits_for_work_that_giving_up_ends() -> None:
         take(results)
     assert ended == [1]
     assert names() == []
+
+
+def test_ctrl_c_while_a_thread_starts_waits_for_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+    ended: list[int] = []
+    start = threading.Thread.start
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    def work(number: int) -> int:
+        begun.set()
+        time.sleep(0.05)  # longer than it takes to wait for nobody
+        ended.append(number)
+        return number
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), run_ahead(work, range(100), "ahead", 2) as results:
+        next(results)
+    assert ended == [0]
 
 
 def test_ctrl_c_leaves_work_that_nothing_ends_to_itself() -> None:
