@@ -307,7 +307,8 @@ TEST(SourcePython, RefusesExtentsThatLeaveDoubt) {
     EXPECT_TRUE(refused({{0, kPage, ExtentKind::zero}, {2 * kPage, 2 * kPage, ExtentKind::data}})) << "a gap";
     EXPECT_TRUE(refused({{0, 3 * kPage, ExtentKind::zero}, {2 * kPage, 2 * kPage, ExtentKind::data}})) << "overlap";
     EXPECT_TRUE(refused({{0, 5 * kPage, ExtentKind::zero}})) << "too long";
-    EXPECT_TRUE(refused({{0, 100, ExtentKind::zero}, {100, 4 * kPage - 100, ExtentKind::data}})) << "inside a page";
+    EXPECT_FALSE(refused({{0, 100, ExtentKind::zero}, {100, 4 * kPage - 100, ExtentKind::data}})) << "inside a page";
+    EXPECT_TRUE(refused({{0, 100, ExtentKind::zero}, {90, 4 * kPage - 90, ExtentKind::data}})) << "overlap in a page";
     EXPECT_TRUE(refused({{0, 4 * kPage, ExtentKind::unchanged}}));
     EXPECT_TRUE(refused({{0, 0, ExtentKind::data}, {0, 4 * kPage, ExtentKind::data}})) << "empty";
 }
