@@ -142,33 +142,36 @@ void PagerSession::run(LaneTask task, const FillContext& context) noexcept {
     }
 }
 
-void PagerSession::adopt_child(MessageBatch::ForkedChild child) {
-    const std::shared_ptr<PagerSession> parent = shared_from_this();
-    auto held = std::make_shared<MessageBatch::ForkedChild>(std::move(child));
-    runtime_.control().post([parent, held] {
-        SessionOptions options{.userfaultfd = Userfaultfd::adopt(std::move(held->fd)),
-                               .regions = {},
-                               .source = parent->core_.source,
-                               .config = parent->core_.config,
-                               .pid_fd = {},
-                               .socket = {},
-                               .label = parent->label_ + "/fork",
-                               .prewarm = {},
-                               .page_states = {}};
-        // Its pid is not told, so nobody can be killed.
-        if (options.config.failure_policy == FailurePolicy::kill) {
-            options.config.failure_policy = FailurePolicy::poison;
-        }
-        const FailurePolicy policy = choose_policy(options.config, options.pid_fd);
-        const std::shared_ptr<PagerSession> session(
-            new PagerSession(std::move(options), std::move(held->pages), policy, nullptr));
-        const std::lock_guard lock(parent->observer_mutex_);
-        if (parent->observer_ != nullptr) {
-            session->observer_ = parent->observer_;
-            parent->observer_->on_session_forked(*parent, session);
-        }
-        session->start();
-    });
+void PagerSession::adopt_child(MessageBatch::ForkedChild child) noexcept {
+    try {
+        runtime_.control().post(
+            [parent = shared_from_this(), held = std::make_shared<MessageBatch::ForkedChild>(std::move(child))] {
+                SessionOptions options{.userfaultfd = Userfaultfd::adopt(std::move(held->fd)),
+                                       .regions = {},
+                                       .source = parent->core_.source,
+                                       .config = parent->core_.config,
+                                       .pid_fd = {},
+                                       .socket = {},
+                                       .label = parent->label_ + "/fork",
+                                       .prewarm = {},
+                                       .page_states = {}};
+                // Its pid is not told, so nobody can be killed.
+                if (options.config.failure_policy == FailurePolicy::kill) {
+                    options.config.failure_policy = FailurePolicy::poison;
+                }
+                const FailurePolicy policy = choose_policy(options.config, options.pid_fd);
+                const std::shared_ptr<PagerSession> session(
+                    new PagerSession(std::move(options), std::move(held->pages), policy, nullptr));
+                const std::lock_guard lock(parent->observer_mutex_);
+                if (parent->observer_ != nullptr) {
+                    session->observer_ = parent->observer_;
+                    parent->observer_->on_session_forked(*parent, session);
+                }
+                session->start();
+            });
+    } catch (const std::exception& error) {  // out of memory: whoever forked has no pages, and this VM goes on
+        add_failure(std::string("the memory of a fork is not served: ") + error.what());
+    }
 }
 
 void PagerSession::notify(SessionEventKind kind) noexcept {

@@ -115,7 +115,7 @@ private:
     void fail_foreign(std::uint64_t host_address) noexcept;
     [[nodiscard]] bool poison_locked(std::uint64_t host_address, std::uint64_t size) noexcept;
     [[nodiscard]] bool poison(std::uint64_t host_address, std::uint64_t size) noexcept;
-    void run_prewarm(const FillContext& context) noexcept;
+    void run_prewarm(const FillContext& context);
     void prewarm_page(FillTask& task, const FillContext& context) noexcept;
     void replay_some(const FillContext& context) noexcept;
     void replay_before(const FillContext& context) noexcept;
@@ -129,7 +129,7 @@ private:
     [[nodiscard]] bool poison_missing() noexcept;
     void kill_vm() noexcept;
     void check_registration() noexcept;
-    void adopt_child(MessageBatch::ForkedChild child);
+    void adopt_child(MessageBatch::ForkedChild child) noexcept;
     void watch_peer();
     void on_hang_up();
     void add_failure(const std::string& text) noexcept;

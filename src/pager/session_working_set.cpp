@@ -19,7 +19,7 @@ constexpr int kPatience = 100;
 
 }  // namespace
 
-void PagerSession::run_prewarm(const FillContext& context) noexcept {
+void PagerSession::run_prewarm(const FillContext& context) {
     for (const std::uint64_t guest_address : prewarm_) {
         FillTask task;
         {
