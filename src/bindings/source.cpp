@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -120,14 +121,14 @@ void prepare(const std::shared_ptr<PageSource>& source, std::uint64_t offset, st
     }
 }
 
-py::array extents(const PageSource& source) {
+py::array rows_of(const PageSource& source, const std::function<std::vector<Extent>()>& list) {
     if (is_closed(source)) {
         throw_closed(source);
     }
     auto rows = std::make_unique<std::vector<Extent>>();
     {
         const py::gil_scoped_release release;
-        *rows = source.extents();
+        *rows = list();
     }
     py::list names;
     py::list formats;
@@ -145,6 +146,14 @@ py::array extents(const PageSource& source) {
     const void* data = rows->data();
     const py::capsule owner(rows.release(), [](void* pointer) { delete static_cast<std::vector<Extent>*>(pointer); });
     return py::array(dtype, {count}, {static_cast<py::ssize_t>(sizeof(Extent))}, data, owner);
+}
+
+py::array extents(const PageSource& source) {
+    return rows_of(source, [&source] { return source.extents(); });
+}
+
+py::array diff_extents(const SparseDiffSource& source, std::size_t layer) {
+    return rows_of(source, [&source, layer] { return source.diff_extents(layer); });
 }
 
 py::tuple extent_at(const PageSource& source, std::uint64_t offset, std::uint64_t limit) {
@@ -315,6 +324,9 @@ void register_source(py::module_& module) {
              "VmthawValueError. The GIL is released.")
         .def("layer_at", &SparseDiffSource::layer_at, py::arg("offset"),
              "Where the page at `offset` comes from: 0 is the base, 1 the oldest diff.")
+        .def("diff_extents", &diff_extents, py::arg("layer"),
+             "What a diff has, 1 the oldest, in rows as extents() gives them: data, zeros that were written down, and "
+             "unchanged, which lies in a layer below. Raises VmthawValueError or StateError. The GIL is released.")
         .def_property_readonly(
             "depth", [](const SparseDiffSource& source) { return source.layers().size() - 1; }, "The number of diffs.");
     py::classh<ZeroSource, PageSource>(module, "ZeroSource", "Zeros that are never read.")

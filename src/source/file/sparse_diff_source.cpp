@@ -56,8 +56,11 @@ SparseDiffSource::SparseDiffSource(std::shared_ptr<PageSource> base, const std::
                              "a diff of " + std::to_string(layers_.back()->size()) + " bytes does not belong to " +
                                  layers_.front()->description() + ", which has " + std::to_string(size_));
         }
-        lay_over(diff.changed_pages ? ranges_of(*diff.changed_pages, size_, diff.path) : ranges_of_file(diff.path),
-                 layers_.size() - 1);
+        written_down_.emplace_back();
+        if (diff.changed_pages) {
+            written_down_.back() = ranges_of(*diff.changed_pages, size_, diff.path);
+        }
+        lay_over(written_down_.back() ? *written_down_.back() : ranges_of_file(diff.path), layers_.size() - 1);
     }
 }
 
@@ -109,6 +112,30 @@ SparseDiffSource::Part SparseDiffSource::part_at(std::uint64_t offset, std::uint
                                        [](std::uint64_t value, const Segment& one) { return value < one.begin; });
     const std::uint64_t room = next == segments_.end() ? limit : next->begin - offset;
     return {*layers_[std::prev(next)->layer], std::min(limit, room)};
+}
+
+std::vector<Extent> SparseDiffSource::diff_extents(std::size_t layer) const {
+    if (layer == 0 || layer >= layers_.size()) {
+        throw ArgumentError("layer " + std::to_string(layer) + " is no diff: there are " +
+                            std::to_string(layers_.size() - 1) + ", and 1 is the oldest");
+    }
+    const PageSource& file = *layers_[layer];
+    const std::optional<DataRanges>& pages = written_down_[layer - 1];
+    std::vector<Extent> extents = pages ? pages->extents() : file.extents();
+    for (Extent& extent : extents) {
+        extent.kind = extent.kind == ExtentKind::zero ? ExtentKind::unchanged : extent.kind;
+    }
+    if (!pages) {
+        return extents;
+    }
+    std::vector<Extent> parts;
+    for (const Extent& extent : extents) {
+        for (std::uint64_t done = 0; done < extent.size; done += parts.back().size) {
+            const Extent rest{extent.offset + done, extent.size - done, extent.kind};
+            parts.push_back(rest.kind == ExtentKind::data ? file.extent_at(rest.offset, rest.size) : rest);
+        }
+    }
+    return parts;
 }
 
 bool SparseDiffSource::covers(std::uint64_t offset, std::uint64_t size) const noexcept {

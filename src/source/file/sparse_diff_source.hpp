@@ -53,6 +53,9 @@ public:
     // 0 is the base, then the diffs in their order. What lies beyond the memory is the base's.
     [[nodiscard]] std::size_t layer_at(std::uint64_t offset) const noexcept;
     [[nodiscard]] const std::vector<std::shared_ptr<PageSource>>& layers() const noexcept { return layers_; }
+    // What the diff `layer` (1 is the oldest) has by itself, in order: data, zeros where its written-down pages are
+    // holes, and unchanged. Throws ArgumentError when there is no such diff.
+    [[nodiscard]] std::vector<Extent> diff_extents(std::size_t layer) const;
 
 private:
     // [begin of this, begin of the next) comes from the layer.
@@ -71,6 +74,7 @@ private:
 
     std::uint64_t size_;
     std::vector<std::shared_ptr<PageSource>> layers_;
+    std::vector<std::optional<DataRanges>> written_down_;  // of each diff; none: its file's holes say so
     std::vector<Segment> segments_;
 };
 

@@ -40,8 +40,9 @@ def base(tmp_path: Path) -> FileSource:
     return FileSource(sparse(tmp_path / "base", 8, {number: page(number) for number in range(1, 7)}))
 
 
-def kinds(source: SparseDiffSource) -> list[tuple[int, int, str]]:
-    return [(offset // PAGE, size // PAGE, ExtentKind(kind).name) for offset, size, kind in source.extents().tolist()]
+def kinds(source: SparseDiffSource, diff: int | None = None) -> list[tuple[int, int, str]]:
+    rows = source.extents() if diff is None else source.diff_extents(diff)
+    return [(offset // PAGE, size // PAGE, ExtentKind(kind).name) for offset, size, kind in rows.tolist()]
 
 
 def test_each_page_comes_from_the_newest_layer_that_has_it(base: FileSource, tmp_path: Path) -> None:
@@ -64,6 +65,20 @@ def test_written_down_pages_count_more_than_holes(base: FileSource, tmp_path: Pa
             [bytes(PAGE), page(1), page(2), page(103), bytes(PAGE), page(5), page(6), bytes(PAGE)]
         )
         assert kinds(source) == [(0, 1, "zero"), (1, 3, "data"), (4, 1, "zero"), (5, 2, "data"), (7, 1, "zero")]
+        assert kinds(source, 1) == [(0, 3, "unchanged"), (3, 1, "data"), (4, 1, "zero"), (5, 3, "unchanged")]
+
+
+def test_what_a_diff_does_not_have_is_unchanged_and_its_zeros_are_data(base: FileSource, tmp_path: Path) -> None:
+    old = sparse(tmp_path / "old", 8, {0: page(100), 3: page(103), 4: bytes(PAGE)})
+    new = sparse(tmp_path / "new", 8, {7: page(207)})
+    with SparseDiffSource(base, [old, new]) as source:
+        assert kinds(source, 1) == [(0, 1, "data"), (1, 2, "unchanged"), (3, 2, "data"), (5, 3, "unchanged")]
+        assert kinds(source, 2) == [(0, 7, "unchanged"), (7, 1, "data")]
+        for layer in (0, 3):
+            with pytest.raises(VmthawValueError, match=f"layer {layer} is no diff: there are 2"):
+                source.diff_extents(layer)
+    with pytest.raises(StateError):
+        source.diff_extents(1)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -88,6 +103,13 @@ def test_random_layers_are_what_a_list_of_pages_says(seed: int, tmp_path: Path) 
             if kind == ExtentKind.zero:
                 assert not any(b"".join(model)[offset:covered])
         assert covered == pages * PAGE
+        for layer, content in enumerate(changed, 1):
+            rows = source.diff_extents(layer).tolist()
+            assert [offset for offset, _, _ in rows] == [0, *(offset + size for offset, size, _ in rows[:-1])]
+            assert sum(size for _, size, _ in rows) == pages * PAGE
+            if content is not None:
+                same = [kind == ExtentKind.unchanged for _, size, kind in rows for _ in range(size // PAGE)]
+                assert content == bits(*(number for number, is_same in enumerate(same) if not is_same), pages=pages)
         for _ in range(20):
             start = draw.randrange(pages * PAGE)
             size = draw.randint(1, pages * PAGE - start)
