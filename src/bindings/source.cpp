@@ -295,12 +295,15 @@ void register_source(py::module_& module) {
         module, "FileSource", py::release_gil_before_calling_cpp_dtor(),
         "A memory file. Its end is its size at open; when it shrinks afterwards every read is a ShortReadError. Holes "
         "are zeros without reading.")
-        .def(py::init(&open_file), py::arg("path"), py::arg("ram_start") = 0, py::arg("short") = "zero",
-             py::arg("mode") = "mapped",
-             "Opens `path`. `ram_start` (a multiple of 4096) is the offset of the file's first byte; offsets below it "
-             "are SourceRangeError. `short` says what a page across the end of the file is: \"zero\" (zeros to its "
-             "end) or \"error\" (ShortReadError). `mode` \"mapped\" lets the kernel copy from a mapping, \"pread\" "
-             "reads. Raises SourceOpenError or VmthawValueError. The GIL is released.")
+        .def(
+            py::init(&open_file), py::arg("path"), py::arg("ram_start") = 0, py::arg("short") = "zero",
+            py::arg("mode") = "mapped",
+            "Opens `path`. `ram_start` (a multiple of 4096) is the offset of the file's first byte; offsets below it "
+            "are SourceRangeError. `short` says what a page across the end of the file is: \"zero\" (zeros to its "
+            "end) or \"error\" (ShortReadError). `mode` \"mapped\" lets the kernel copy from a mapping; a "
+            "page that somebody cuts the file in may have zeros behind the new end for a millisecond. \"pread\" copies "
+            "once more, looks at the size after that, and never gives such zeros. Raises SourceOpenError or "
+            "VmthawValueError. The GIL is released.")
         .def_property_readonly(
             "path", [](const FileSource& source) { return std::filesystem::path(source.path()); },
             "The path as it was given.")

@@ -167,7 +167,11 @@ PageInstaller::Step PageInstaller::copy_run(FillTask& task, const Run& run, cons
         return {FillResult::need_source, 0};  // ready, but only through read(): a source thread's work
     }
     if (!is_bounced || !context.may_block) {  // read() looks by itself
-        if (const ReadResult whole = core_.source->whole_lately(run.offset(), task.t_fault_ns); !whole.ok()) {
+        // A cut zeroes the rest of its page: bytes of our own are right if the file was whole after they were copied.
+        // Of a mapping the kernel copies later still, so no look is surely late enough, and one now and then does.
+        if (const ReadResult whole = is_bounced ? core_.source->whole_at(run.offset())
+                                                : core_.source->whole_lately(run.offset(), task.t_fault_ns);
+            !whole.ok()) {
             failure = at(*run.mapped, run.page);
             failure.read = whole;
             failure.read.got_bytes = 0;  // it counts what the file has left; of this page nothing was taken

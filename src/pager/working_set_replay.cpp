@@ -51,8 +51,7 @@ WorkingSetReplay::Progress WorkingSetReplay::step(const FillContext& context) no
                        run.mapped->guest_of(run.page + run.pages) - (*runs_)[index_].guest_address};
             return Progress::source;
         }
-        // A file that was cut answers EFAULT behind its new end, but the page that the end now lies in looks whole.
-        if (!run.is_zero && !core_.source->whole_lately(run.offset(), now_ns).ok()) {
+        if (!run.is_zero && !is_whole(run, now_ns)) {
             unread_pages_ = kMostUnread;
             return Progress::finished;
         }
@@ -164,6 +163,13 @@ const std::byte* WorkingSetReplay::bytes_of(const Run& run, const Fetched& fetch
         return context.bounce.data();
     }
     return direct != nullptr && core_.source->ready(run.offset(), run.bytes()) ? direct : nullptr;
+}
+
+// A file that was cut answers EFAULT behind its new end, but the page that the end now lies in looks whole. As with
+// faults: what has no mapping is looked at after each copy.
+bool WorkingSetReplay::is_whole(const Run& run, std::uint64_t now_ns) const noexcept {
+    const bool is_mapped = core_.source->mapped(run.offset(), run.bytes()) != nullptr;
+    return (is_mapped ? core_.source->whole_lately(run.offset(), now_ns) : core_.source->whole_at(run.offset())).ok();
 }
 
 bool WorkingSetReplay::fetch(const Fetched& wanted, const FillContext& context) noexcept {

@@ -63,6 +63,7 @@ private:
     void go_beyond(const Run& run, std::uint64_t pages) noexcept;
     [[nodiscard]] const std::byte* bytes_of(const Run& run, const Fetched& fetched,
                                             const FillContext& context) const noexcept;
+    [[nodiscard]] bool is_whole(const Run& run, std::uint64_t now_ns) const noexcept;
     [[nodiscard]] bool fetch(const Fetched& wanted, const FillContext& context) noexcept;
     [[nodiscard]] Progress install(Run run, const std::byte* bytes, const FillContext& context) noexcept;
     [[nodiscard]] Progress settle(const Run& run, const FillOutcome& outcome) noexcept;

@@ -77,10 +77,10 @@ public:
     [[nodiscard]] virtual ReadResult prepare(std::uint64_t /*offset*/, std::uint64_t /*size*/) noexcept { return {}; }
     // That the source is still what it was at open (a file did not shrink). A system call for each file, mostly.
     [[nodiscard]] virtual ReadResult still_whole() const noexcept { return {}; }
-    // The same of what lies at `offset` alone: after a page from there could not be copied.
+    // The same of what lies at `offset` alone: after read_now(), or after a page from there could not be copied.
     [[nodiscard]] virtual ReadResult whole_at(std::uint64_t /*offset*/) const noexcept { return still_whole(); }
-    // The same of where a run that mapped() or read_now() gave begins; once found whole it is not asked again for a
-    // millisecond. Checked before such a run is installed; `now_ns` is of monotonic_ns().
+    // The same of where a run that mapped() gave begins; once found whole it is not asked again for a millisecond.
+    // Checked before such a run is installed; `now_ns` is of monotonic_ns().
     [[nodiscard]] virtual ReadResult whole_lately(std::uint64_t offset, std::uint64_t now_ns) const noexcept;
 
     // True after close() and in a forked child. Cheaper than still_whole() where there are many files.
