@@ -56,11 +56,12 @@ SparseDiffSource::SparseDiffSource(std::shared_ptr<PageSource> base, const std::
                              "a diff of " + std::to_string(layers_.back()->size()) + " bytes does not belong to " +
                                  layers_.front()->description() + ", which has " + std::to_string(size_));
         }
-        written_down_.emplace_back();
+        std::optional<DataRanges> pages;
         if (diff.changed_pages) {
-            written_down_.back() = ranges_of(*diff.changed_pages, size_, diff.path);
+            pages = ranges_of(*diff.changed_pages, size_, diff.path);
         }
-        lay_over(written_down_.back() ? *written_down_.back() : ranges_of_file(diff.path), layers_.size() - 1);
+        lay_over(pages ? *pages : ranges_of_file(diff.path), layers_.size() - 1);
+        written_down_.push_back(std::move(pages));
     }
 }
 
