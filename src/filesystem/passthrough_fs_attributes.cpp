@@ -75,8 +75,8 @@ int PassthroughFs::change(const HostNodeRef& node, const HostHandle* file, const
         error = change_owner(node.get(), change);
     }
     if (error == 0 && (change.valid & kFattrMode) != 0) {
-        constexpr std::uint32_t kModeBits = 07777;
-        error = ::chmod(HostFdPath(node.get()).c_str(), change.mode & kModeBits) == 0 ? 0 : errno;
+        constexpr std::uint32_t kPermissions = 07777;
+        error = ::chmod(HostFdPath(node.get()).c_str(), change.mode & kPermissions) == 0 ? 0 : errno;
     }
     if (error == 0 && (change.valid & kFattrSize) != 0) {
         error = change_size(node, file, change);
