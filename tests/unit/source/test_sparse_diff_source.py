@@ -103,13 +103,14 @@ def test_random_layers_are_what_a_list_of_pages_says(seed: int, tmp_path: Path) 
             if kind == ExtentKind.zero:
                 assert not any(b"".join(model)[offset:covered])
         assert covered == pages * PAGE
-        for layer, content in enumerate(changed, 1):
+        for layer, written_down in enumerate(changed, 1):
             rows = source.diff_extents(layer).tolist()
             assert [offset for offset, _, _ in rows] == [0, *(offset + size for offset, size, _ in rows[:-1])]
             assert sum(size for _, size, _ in rows) == pages * PAGE
-            if content is not None:
+            if written_down is not None:
                 same = [kind == ExtentKind.unchanged for _, size, kind in rows for _ in range(size // PAGE)]
-                assert content == bits(*(number for number, is_same in enumerate(same) if not is_same), pages=pages)
+                changes = (number for number, is_same in enumerate(same) if not is_same)
+                assert written_down == bits(*changes, pages=pages)
         for _ in range(20):
             start = draw.randrange(pages * PAGE)
             size = draw.randint(1, pages * PAGE - start)
